@@ -1,0 +1,25 @@
+// Wall-clock seconds for logs, limits and benchmarks.
+#pragma once
+
+#include <chrono>
+
+namespace megadict {
+
+inline double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Adds the time between its construction and destruction to `total`.
+class Timer {
+ public:
+  explicit Timer(double& total) : total_(total), start_(seconds_now()) {}
+  ~Timer() { total_ += seconds_now() - start_; }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  double& total_;
+  double start_;
+};
+
+}  // namespace megadict

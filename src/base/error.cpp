@@ -1,0 +1,55 @@
+#include "base/error.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace megadict {
+
+Error::Error(ExitCode code, const std::string& what, std::string hint, bool agreed)
+    : std::runtime_error(what), code_(code), hint_(std::move(hint)), agreed_(agreed) {}
+
+std::string Error::line() const {
+  return hint_.empty() ? std::string(what()) : std::string(what()) + ". hint: " + hint_;
+}
+
+void fail(ExitCode code, const std::string& what, const std::string& hint) {
+  throw Error(code, what, hint);
+}
+
+void fail_agreed(ExitCode code, const std::string& what, const std::string& hint) {
+  throw Error(code, what, hint, true);
+}
+
+namespace {
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
+  size_t best = std::max<size_t>(2, name.size() / 3) + 1;
+  std::string nearest;
+  for (const std::string& candidate : candidates) {
+    const size_t distance = edit_distance(name, candidate);
+    if (distance < best) {
+      best = distance;
+      nearest = candidate;
+    }
+  }
+  return nearest;
+}
+
+}  // namespace megadict

@@ -1,0 +1,87 @@
+// Communicator: the one virtual interface of the project. It is chosen at run time (self, MPI,
+// NCCL), called some ten times a step, and tests replace it by doubles.
+//
+// Public calls are not virtual: each checks its buffers, tells the watchdog its name, counts the
+// bytes this rank RECEIVES FROM OTHERS (performance.md 5.1), then forwards to do_*(). With M the
+// bytes of the full vector and p ranks: all-gather and reduce-scatter M(p-1)/p, all-reduce
+// 2M(p-1)/p, all-to-all the sum of foreign blocks, broadcast M on all but the root.
+//
+// All calls are collective over the communicator and blocking: on return the output may be read
+// (on a CUDA device: by work queued on the current stream).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/buffer_view.h"
+
+namespace megadict {
+
+enum class ReduceOp { sum, max, min, bit_or };
+
+struct CollectiveCount {
+  int64_t calls = 0;
+  int64_t bytes = 0;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  const std::string& axis() const { return axis_; }  // "world", "feature", "data", ...
+
+  // `name` says what the call is for, e.g. "topk candidates"; it must be a string literal.
+  // bf16 and f16 sums are accumulated in fp32. bit_or takes unsigned integers only.
+  void all_reduce(BufferView inout, ReduceOp op, const char* name);
+  // Equal contributions in rank order: all.count == size() * mine.count.
+  void all_gather(ConstBufferView mine, BufferView all, const char* name);
+  // Sum; rank r receives block r: all.count == size() * mine.count.
+  void reduce_scatter(ConstBufferView all, BufferView mine, const char* name);
+  // Block r of `send` goes to rank r; block r of `recv` came from rank r. Equal blocks.
+  void all_to_all(ConstBufferView send, BufferView recv, const char* name);
+  // The same with element counts per rank; blocks lie one after the other.
+  void all_to_all_v(ConstBufferView send, const std::vector<int64_t>& send_counts, BufferView recv,
+                    const std::vector<int64_t>& recv_counts, const char* name);
+  void broadcast(BufferView inout, int root, const char* name);
+  void barrier(const char* name);
+
+  // Ranks of equal `color` form a new communicator, ordered by `key`. Collective.
+  std::unique_ptr<Communicator> split(int color, int key, const std::string& axis);
+
+  // Calls and received bytes by collective name since construction or reset_counts().
+  const std::map<std::string, CollectiveCount>& counts() const { return counts_; }
+  void reset_counts() { counts_.clear(); }
+  // Seconds this rank spent inside calls.
+  double seconds() const { return seconds_; }
+
+ protected:
+  Communicator(int rank, int size, std::string axis)
+      : rank_(rank), size_(size), axis_(std::move(axis)) {}
+
+  virtual void do_all_reduce(BufferView inout, ReduceOp op) = 0;
+  virtual void do_all_gather(ConstBufferView mine, BufferView all) = 0;
+  virtual void do_reduce_scatter(ConstBufferView all, BufferView mine) = 0;
+  virtual void do_all_to_all_v(ConstBufferView send, const std::vector<int64_t>& send_counts,
+                               BufferView recv, const std::vector<int64_t>& recv_counts) = 0;
+  virtual void do_broadcast(BufferView inout, int root) = 0;
+  virtual void do_barrier() = 0;
+  virtual std::unique_ptr<Communicator> do_split(int color, int key, const std::string& axis) = 0;
+
+ private:
+  class Call;  // names, times and counts one call
+
+  int rank_;
+  int size_;
+  std::string axis_;
+  std::map<std::string, CollectiveCount> counts_;
+  double seconds_ = 0;
+};
+
+}  // namespace megadict

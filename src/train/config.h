@@ -1,0 +1,52 @@
+// How the dictionary is trained; the fields `optim.*`, `dead.*`, `run.*`, `log.*`, `checkpoint.*`,
+// `eval.*`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace megadict {
+
+struct OptimConfig {
+  std::string name = "adam";
+  double lr = 0;  // 0 = the field's rule 2e-4 / sqrt(n / 2^14)
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  int64_t warmup_steps = -1;    // -1 = the smaller of 1000 and 5 % of the run
+  double decay_fraction = 0.2;  // linear to 0 over the last part of the run
+  double clip_norm = 0;         // true global norm of the mean gradient; 0 = off
+  double ema = 0;               // decay of an averaged copy of the weights; 0 = off
+};
+
+struct DeadConfig {
+  double auxk_alpha = 1.0 / 32;
+  int64_t k_aux = 0;          // 0 = d / 2
+  int64_t window_tokens = 0;  // 0 = the smaller of 10,000,000 and data.tokens / 10
+};
+
+struct RunConfig {
+  std::string dir;
+  uint64_t seed = 0;
+  std::string resume = "never";  // never | auto | PATH of a checkpoint
+  std::string device = "cpu";    // cpu | cuda
+  int threads = 0;               // 0 = affinity mask / local ranks
+};
+
+struct LogConfig {
+  int64_t every_steps = 50;
+};
+
+struct CheckpointConfig {
+  int64_t every_steps = 0;    // 0 = only by time and at the end
+  double every_minutes = 15;  // 0 = off
+  int keep = 2;
+};
+
+struct EvalConfig {
+  int64_t every_steps = 0;  // 0 = only at the end
+  int64_t tokens = 0;       // held-out rows to use; 0 = all
+  std::string truth;        // folder of `data synth`: prints mcc against its dictionary
+};
+
+}  // namespace megadict

@@ -1,0 +1,83 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/buffer_view.h"
+#include "base/error.h"
+#include "base/philox.h"
+#include "base/range.h"
+
+namespace megadict {
+namespace {
+
+TEST(ShardOf, CoversEverythingOnceAndDiffersByAtMostOne) {
+  for (int64_t n : {0, 1, 5, 6, 4099})
+    for (int64_t parts : {1, 2, 3, 4, 6, 7}) {
+      int64_t next = 0;
+      for (int64_t i = 0; i < parts; ++i) {
+        const Range part = shard_of(n, parts, i);
+        EXPECT_EQ(part.begin, next);
+        EXPECT_GE(part.size(), n / parts);
+        EXPECT_LE(part.size(), n / parts + 1);
+        next = part.end;
+      }
+      EXPECT_EQ(next, n);
+    }
+}
+
+// Known answers of the Random123 distribution.
+TEST(Philox, MatchesKnownAnswers) {
+  EXPECT_EQ(philox4x32_10({0, 0, 0, 0}, {0, 0}),
+            (Philox4{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  constexpr uint32_t ones = 0xffffffff;
+  EXPECT_EQ(philox4x32_10({ones, ones, ones, ones}, {ones, ones}),
+            (Philox4{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+}
+
+TEST(Philox, NormalsHaveUnitVariance) {
+  const Rng rng{7, Purpose::test, 3};
+  double sum = 0, squares = 0;
+  const int n = 100000;
+  for (int i = 0; i < n; ++i)
+    for (double x : rng.normals(static_cast<uint64_t>(i))) {
+      sum += x;
+      squares += x * x;
+    }
+  EXPECT_NEAR(sum / (2 * n), 0.0, 0.01);
+  EXPECT_NEAR(squares / (2 * n), 1.0, 0.01);
+}
+
+TEST(Half, EveryValueSurvivesTheRoundTrip) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = half_to_float(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(half_to_float(float_to_half(value))));
+    } else {
+      EXPECT_EQ(float_to_half(value), half);
+    }
+    if (!std::isnan(bfloat16_to_float(half))) {
+      EXPECT_EQ(float_to_bfloat16(bfloat16_to_float(half)), half);
+    }
+  }
+}
+
+TEST(Half, RoundsToNearestEven) {
+  EXPECT_EQ(float_to_half(1.0f + 0x1p-11f), float_to_half(1.0f));
+  EXPECT_EQ(float_to_half(1.0f + 3 * 0x1p-11f), float_to_half(1.0f + 4 * 0x1p-11f));
+  EXPECT_EQ(half_to_float(float_to_half(1e6f)), INFINITY);
+}
+
+TEST(NearestName, SuggestsOnlyWhatIsNear) {
+  const std::vector<std::string> names = {"model.k", "optim.lr", "data.batch_size"};
+  EXPECT_EQ(nearest_name("optim.l", names), "optim.lr");
+  EXPECT_EQ(nearest_name("data.batchsize", names), "data.batch_size");
+  EXPECT_EQ(nearest_name("utterly_different", names), "");
+}
+
+TEST(Error, LineHoldsTheHint) {
+  EXPECT_EQ(Error(ExitCode::usage, "k is 0", "1 or more").line(), "k is 0. hint: 1 or more");
+}
+
+}  // namespace
+}  // namespace megadict
