@@ -1,0 +1,39 @@
+// Dictionaries on disk in the checkpoint's own layout, read for evaluation, export and
+// `model.init_from` (training reads optimiser state besides: train/checkpoint.h).
+//
+// A checkpoint folder (also `final/`) holds part_00_of_08.safetensors ... and state.json. A part
+// holds a contiguous range of latents: W_enc [l,d], W_dec [l,d] (absent when tied), b_enc [l]; part
+// 0 also b_dec [d] and normalize.mean [d]; metadata "NAME.latents" = "begin:end" for every tensor
+// that is split over latents. With an averaged copy: the same names with the prefix "ema.".
+// state.json: format, n_latents, d, model.{encoder,activation,decoder,k}, normalize.scale, step,
+// tokens, var_total, data.{fingerprint,model,hook,layer,...}, parts [{file, begin, end}].
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "base/range.h"
+#include "data/normalization.h"
+#include "model/dictionary.h"
+
+namespace megadict {
+
+struct SavedDictionary {
+  Dictionary dictionary;
+  Normalization normalization;
+  int64_t step = 0, tokens = 0;
+  double var_total = 0;
+  std::string source_model, hook;  // of the activations; "" where unknown
+  int64_t layer = -1;
+};
+
+// RUN/checkpoints/NAME, a `final/` folder, or a run folder (then final/, else the newest complete
+// checkpoint). Exit 2 where there is none, naming what was looked for.
+std::string find_checkpoint(const std::string& path);
+
+// Rows shard_of(n, parts, index) of the dictionary at `folder` (as find_checkpoint returns it).
+// `weights`: "last" or "ema" (exit 2 where no average was kept). Exit 3 on missing or torn files.
+SavedDictionary load_saved(const std::string& folder, const std::string& weights, int64_t parts = 1,
+                           int64_t index = 0);
+
+}  // namespace megadict
