@@ -1,0 +1,21 @@
+// The hand-written CPU operations behind kCpuKernels; contracts in kernel_set.h.
+#pragma once
+
+#include "kernels/kernel_set.h"
+
+namespace megadict {
+
+Codes empty_codes(int64_t rows, int64_t latents);  // row_start allocated, no entries
+
+Candidates cpu_topk(const EncodeArgs& args, int64_t k);
+Codes cpu_positive(const EncodeArgs& args);
+void cpu_kth(const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Tensor& cut_s);
+Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& tau_b,
+               const at::Tensor& cut_b, int64_t first);
+at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld);
+LatentCodes cpu_by_latent(const Codes& codes);
+void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out);
+int64_t cpu_adam_rows(at::Tensor& w, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
+                      const AdamArgs& args);
+
+}  // namespace megadict

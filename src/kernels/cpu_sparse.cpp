@@ -1,0 +1,188 @@
+// Selection, decoding and the latent-major pass on the CPU.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu_kernels.h"
+#include "kernels/order.h"
+#include "kernels/vector_ops.h"
+
+namespace megadict {
+
+Codes empty_codes(int64_t rows, int64_t latents) {
+  Codes codes{rows, latents, at::zeros({rows + 1}, at::kLong), {}, {}};
+  codes.latent = at::empty({0}, at::kInt);
+  codes.value = at::empty({0}, at::kFloat);
+  return codes;
+}
+
+void cpu_kth(const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Tensor& cut_s) {
+  const int64_t parts = values_psc.size(0), slot = values_psc.size(1), c = values_psc.size(2);
+  const float* values = values_psc.const_data_ptr<float>();
+  tau_s = at::empty({slot}, at::kFloat);
+  cut_s = at::empty({slot}, at::kLong);
+  float* tau = tau_s.mutable_data_ptr<float>();
+  int64_t* cut = cut_s.mutable_data_ptr<int64_t>();
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+#pragma omp parallel
+  {
+    std::vector<uint64_t> keys(static_cast<size_t>(parts * c));
+#pragma omp for
+    for (int64_t row = 0; row < slot; ++row) {
+      int64_t real = 0;
+      for (int64_t part = 0; part < parts; ++part)
+        for (int64_t place = 0; place < c; ++place) {
+          const float v = values[(part * slot + row) * c + place];
+          if (v == kNone) break;  // best first: the rest is padding
+          keys[static_cast<size_t>(real++)] = order_key(v, static_cast<uint32_t>(part * c + place));
+        }
+      if (real < k) {
+        tau[row] = kNone;
+        cut[row] = kCutAll;
+        continue;
+      }
+      std::nth_element(keys.begin(), keys.begin() + (k - 1), keys.begin() + real, std::greater<>());
+      tau[row] = key_value(keys[static_cast<size_t>(k - 1)]);
+      cut[row] = key_position(keys[static_cast<size_t>(k - 1)]);
+    }
+  }
+}
+
+Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& tau_b,
+               const at::Tensor& cut_b, int64_t first) {
+  const int64_t rows = candidates.value.size(0), k = candidates.value.size(1);
+  const float* value = candidates.value.const_data_ptr<float>();
+  const int32_t* latent = candidates.latent.const_data_ptr<int32_t>();
+  const float* tau = tau_b.const_data_ptr<float>();
+  const int64_t* cut = cut_b.const_data_ptr<int64_t>();
+  Codes codes = empty_codes(rows, latents);
+  auto* start = codes.row_start.mutable_data_ptr<int64_t>();
+  // Best first: what is kept is a prefix of the list.
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t kept = 0;
+    for (; kept < k; ++kept) {
+      const float v = value[row * k + kept];
+      const bool beats = v > tau[row] || (v == tau[row] && first + kept <= cut[row]);
+      if (!(beats || std::isnan(v)) || v <= 0) break;
+    }
+    start[row + 1] = start[row] + kept;
+  }
+  codes.latent = at::empty({start[rows]}, at::kInt);
+  codes.value = at::empty({start[rows]}, at::kFloat);
+  auto* out_latent = codes.latent.mutable_data_ptr<int32_t>();
+  auto* out_value = codes.value.mutable_data_ptr<float>();
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t kept = start[row + 1] - start[row];
+    std::copy_n(latent + row * k, kept, out_latent + start[row]);
+    std::copy_n(value + row * k, kept, out_value + start[row]);
+  }
+  return codes;
+}
+
+at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld) {
+  const int64_t d = w_dec_ld.size(1);
+  at::Tensor out = at::zeros({codes.rows, d}, at::kFloat);
+  const auto* start = codes.row_start.const_data_ptr<int64_t>();
+  const auto* latent = codes.latent.const_data_ptr<int32_t>();
+  const auto* value = codes.value.const_data_ptr<float>();
+  const float* w = w_dec_ld.const_data_ptr<float>();
+  float* y = out.mutable_data_ptr<float>();
+#pragma omp parallel for schedule(static)
+  for (int64_t row = 0; row < codes.rows; ++row)
+    for (int64_t e = start[row]; e < start[row + 1]; ++e)
+      add_scaled(y + row * d, value[e], w + static_cast<int64_t>(latent[e]) * d, d);
+  return out;
+}
+
+LatentCodes cpu_by_latent(const Codes& codes) {
+  LatentCodes out{codes.rows, codes.latents, at::zeros({codes.latents + 1}, at::kLong),
+                  at::empty({codes.nnz()}, at::kInt), at::empty({codes.nnz()}, at::kFloat)};
+  const auto* row_start = codes.row_start.const_data_ptr<int64_t>();
+  const auto* latent = codes.latent.const_data_ptr<int32_t>();
+  const auto* value = codes.value.const_data_ptr<float>();
+  auto* start = out.latent_start.mutable_data_ptr<int64_t>();
+  auto* row_of = out.row.mutable_data_ptr<int32_t>();
+  auto* value_of = out.value.mutable_data_ptr<float>();
+  for (int64_t e = 0; e < codes.nnz(); ++e) ++start[latent[e] + 1];
+  for (int64_t j = 0; j < codes.latents; ++j) start[j + 1] += start[j];
+  std::vector<int64_t> next(start, start + codes.latents);
+  for (int64_t row = 0; row < codes.rows; ++row)
+    for (int64_t e = row_start[row]; e < row_start[row + 1]; ++e) {
+      const int64_t at = next[static_cast<size_t>(latent[e])]++;
+      row_of[at] = static_cast<int32_t>(row);
+      value_of[at] = value[e];
+    }
+  return out;
+}
+
+void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
+  const int64_t d = args.w_dec_ld.size(1);
+  const auto* start = args.codes.latent_start.const_data_ptr<int64_t>();
+  const auto* row = args.codes.row.const_data_ptr<int32_t>();
+  const auto* value = args.codes.value.const_data_ptr<float>();
+  const float* x = args.x_bd.const_data_ptr<float>();
+  const float* g = args.g_bd.const_data_ptr<float>();
+  const float* w_dec = args.w_dec_ld.const_data_ptr<float>();
+  float* grad_dec = out.w_dec_ld.mutable_data_ptr<float>();
+  float* grad_enc = out.w_enc_ld.mutable_data_ptr<float>();
+  float* grad_bias = out.b_enc_l.mutable_data_ptr<float>();
+#pragma omp parallel for schedule(dynamic, 16)
+  for (int64_t j = 0; j < args.codes.latents; ++j) {
+    if (start[j] == start[j + 1]) continue;
+    const float* w = w_dec + j * d;
+    const double norm = args.l1 != 0 ? std::sqrt(dot(w, w, d)) : 0;
+    double z_sum = 0, dz_sum = 0;
+    for (int64_t e = start[j]; e < start[j + 1]; ++e) {
+      const float* g_row = g + static_cast<int64_t>(row[e]) * d;
+      const double dz = dot(g_row, w, d) + args.l1 * norm;
+      add_scaled(grad_dec + j * d, value[e], g_row, d);
+      add_scaled(grad_enc + j * d, static_cast<float>(dz), x + static_cast<int64_t>(row[e]) * d, d);
+      z_sum += value[e];
+      dz_sum += dz;
+    }
+    if (args.l1 != 0 && norm > 0)
+      add_scaled(grad_dec + j * d, static_cast<float>(args.l1 * z_sum / norm), w, d);
+    grad_bias[j] += static_cast<float>(dz_sum);
+  }
+}
+
+int64_t cpu_adam_rows(at::Tensor& w, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
+                      const AdamArgs& args) {
+  const int64_t rows = w.size(0), d = w.numel() / std::max<int64_t>(rows, 1);
+  float* w_all = w.mutable_data_ptr<float>();
+  const float* g_all = g.const_data_ptr<float>();
+  float* m_all = m.mutable_data_ptr<float>();
+  float* v_all = v.mutable_data_ptr<float>();
+  int64_t skipped = 0;
+#pragma omp parallel for schedule(static) reduction(+ : skipped)
+  for (int64_t row = 0; row < rows; ++row) {
+    float* w_row = w_all + row * d;
+    const float* g_row = g_all + row * d;
+    const double square = dot(g_row, g_row, d);
+    if (!std::isfinite(square * args.gradient_scale * args.gradient_scale)) {
+      ++skipped;
+      continue;
+    }
+    const double along = args.unit_rows ? dot(g_row, w_row, d) : 0;
+    adam_row(w_row, g_row, m_all + row * d, v_all + row * d, d, static_cast<float>(along), args);
+    if (args.unit_rows) scale_to_unit(w_row, d);
+  }
+  return skipped;
+}
+
+const KernelSet kCpuKernels = {"cpu",
+                               "hand-written loops, AVX-512 or AVX2 where there",
+                               cpu_topk,
+                               cpu_positive,
+                               cpu_kth,
+                               cpu_keep,
+                               cpu_decode,
+                               cpu_by_latent,
+                               cpu_row_gradients,
+                               cpu_adam_rows};
+
+}  // namespace megadict
