@@ -1,0 +1,58 @@
+#include "model/auxk.h"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+
+#include "model/tensor_views.h"
+#include "model/topk.h"
+
+namespace megadict {
+
+AuxK make_auxk(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& dead_mask_l,
+               int64_t k_aux) {
+  AuxK aux;
+  aux.dead_l = dead_mask_l.nonzero().squeeze(1);
+  const int64_t mine = aux.dead_l.size(0);
+  aux.dead_of_shard.assign(static_cast<size_t>(mesh.feature_size()), 0);
+  mesh.feature->all_gather(view_of(&mine, 1),
+                           view_of(aux.dead_of_shard.data(), mesh.feature_size()), "dead counts");
+  aux.n_dead = std::accumulate(aux.dead_of_shard.begin(), aux.dead_of_shard.end(), int64_t{0});
+  aux.k = std::min(k_aux, aux.n_dead);
+  const auto options = dictionary.w_enc_ld.options();
+  aux.rows.w_enc_ld = at::zeros({mine, dictionary.d}, options);
+  aux.rows.w_dec_ld =
+      dictionary.tied() ? aux.rows.w_enc_ld : at::zeros({mine, dictionary.d}, options);
+  aux.rows.b_enc_l = at::zeros({mine}, options);
+  return aux;
+}
+
+void add_auxk(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows, const Forward& fwd,
+              AuxK& aux) {
+  const KernelSet& kernels = kernels_for(rows.x_bd);
+  const at::Tensor w_enc = dictionary.w_enc_ld.index_select(0, aux.dead_l);
+  const at::Tensor w_dec =
+      dictionary.tied() ? w_enc : dictionary.w_dec_ld.index_select(0, aux.dead_l);
+  const at::Tensor b_enc = dictionary.b_enc_l.index_select(0, aux.dead_l);
+
+  const Candidates candidates = kernels.topk({fwd.xc_bd, w_enc, b_enc}, aux.k);
+  const Codes codes = select_topk(*mesh.feature, candidates,
+                                  {aux.k, rows.part.slot, rows.real_rows(), 0, aux.dead_of_shard});
+  const at::Tensor e_hat =
+      sum_at_owners(mesh, kernels.decode(codes, w_dec), rows.part.slot, "auxk reconstruction");
+  // e = x - x_hat = -residual; padding rows have residual and e_hat zero.
+  const at::Tensor difference = e_hat + fwd.residual_sd;
+  aux.error += sum_of_squares(difference);
+  aux.target += sum_of_squares(fwd.residual_sd);
+  const at::Tensor g_bd = gather_from_owners(mesh, difference * 2, "auxk residual gradient");
+  kernels.row_gradients({kernels.by_latent(codes), fwd.xc_bd, g_bd, w_dec, 0}, aux.rows);
+}
+
+void merge_auxk(const AuxK& aux, double factor, Gradients& gradients) {
+  gradients.rows.w_enc_ld.index_add_(0, aux.dead_l, aux.rows.w_enc_ld, factor);
+  if (!aux.rows.w_dec_ld.is_same(aux.rows.w_enc_ld))
+    gradients.rows.w_dec_ld.index_add_(0, aux.dead_l, aux.rows.w_dec_ld, factor);
+  gradients.rows.b_enc_l.index_add_(0, aux.dead_l, aux.rows.b_enc_l, factor);
+}
+
+}  // namespace megadict

@@ -1,0 +1,82 @@
+#include "model/forward.h"
+
+#include <ATen/ATen.h>
+
+#include "kernels/kernel_set.h"
+#include "model/activations.h"
+#include "model/tensor_views.h"
+
+namespace megadict {
+
+namespace {
+
+at::Tensor normalized(const at::Tensor& raw_bd, const Normalization& normalization) {
+  at::Tensor x = raw_bd.to(at::kFloat);
+  if (!normalization.mean.empty()) {
+    const at::Tensor mean =
+        at::from_blob(const_cast<float*>(normalization.mean.data()), {raw_bd.size(1)}, at::kFloat);
+    x = x - mean.to(x.device());
+  }
+  return normalization.scale == 1.0 ? x : x * normalization.scale;
+}
+
+}  // namespace
+
+Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
+                 const Normalization& normalization, at::Device device) {
+  const auto type = scalar_type_of(micro.dtype);
+  const at::Tensor own = at::from_blob(const_cast<std::byte*>(micro.data.data()),
+                                       {micro.part.slot, width}, at::TensorOptions(type))
+                             .to(device);
+  at::Tensor raw = own;
+  if (mesh.feature_size() > 1) {
+    raw = at::empty({micro.part.padded, width}, own.options());
+    mesh.feature->all_gather(view_of(own), view_of(raw), "rows");
+  }
+  Rows rows{normalized(raw, normalization), micro.part};
+  // Normalising moved the padding away from zero, and own rows may still be the reader's memory.
+  if (rows.x_bd.is_same(own)) rows.x_bd = rows.x_bd.clone();
+  rows.x_bd.narrow(0, rows.real_rows(), micro.part.padded - rows.real_rows()).zero_();
+  return rows;
+}
+
+at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot) {
+  return all_bd.narrow(0, mesh.feature_index * slot, slot);
+}
+
+at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
+                         const char* name) {
+  if (mesh.feature_size() == 1) return partial_bd;
+  at::Tensor own = at::empty({slot, partial_bd.size(1)}, partial_bd.options());
+  mesh.feature->reduce_scatter(view_of(partial_bd), view_of(own), name);
+  return own;
+}
+
+at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name) {
+  if (mesh.feature_size() == 1) return own_sd;
+  at::Tensor all =
+      at::empty({own_sd.size(0) * mesh.feature_size(), own_sd.size(1)}, own_sd.options());
+  const at::Tensor own = own_sd.contiguous();
+  mesh.feature->all_gather(view_of(own), view_of(all), name);
+  return all;
+}
+
+Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows) {
+  const int64_t slot = rows.part.slot;
+  Forward out;
+  out.xc_bd = rows.x_bd - dictionary.b_dec_d;
+  const ActivationFn& activation = activation_named(dictionary.config.activation);
+  out.codes = activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()});
+  const at::Tensor partial = kernels_for(rows.x_bd).decode(out.codes, dictionary.w_dec_ld);
+  out.residual_sd =
+      sum_at_owners(mesh, partial, slot, "reconstruction") - owned_slot(mesh, out.xc_bd, slot);
+  const int64_t real = rows.part.owned.size();
+  out.residual_sd.narrow(0, real, slot - real).zero_();
+  return out;
+}
+
+double sum_of_squares(const at::Tensor& x) {
+  return x.to(at::kDouble).square().sum().item<double>();
+}
+
+}  // namespace megadict

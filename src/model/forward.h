@@ -1,0 +1,46 @@
+// Forward through a dictionary split over the mesh, stage by stage (src/README.md, "The path of a
+// batch"), and the sums every caller needs. Training, evaluation and initialisation all use it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "comm/mesh.h"
+#include "data/batch_stream.h"
+#include "data/normalization.h"
+#include "kernels/codes.h"
+#include "model/dictionary.h"
+
+namespace megadict {
+
+// Rows of one micro-batch as a data row's ranks see them.
+struct Rows {
+  at::Tensor x_bd;  // [F * slot, d] fp32, normalised; padding rows zero
+  RowPart part;
+  int64_t real_rows() const { return part.row_range.size(); }
+};
+
+// This rank's own rows to the whole data row's, in the data's own element type over the wire.
+// Collective over feature.
+Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
+                 const Normalization& normalization, at::Device device);
+
+struct Forward {
+  at::Tensor xc_bd;        // x - b_dec
+  Codes codes;             // of the local latents, all rows of the data row
+  at::Tensor residual_sd;  // x_hat - x of the owned slot; padding rows zero
+};
+
+// Collective over feature.
+Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows);
+
+// Partial reconstructions [F * slot, d] summed at the rows' owners: [slot, d]. Collective.
+at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
+                         const char* name);
+// Owned rows [slot, d] to all rows of the data row [F * slot, d]. Collective over feature.
+at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name);
+// The owned slot of a [F * slot, d] tensor.
+at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot);
+
+double sum_of_squares(const at::Tensor& x);  // fp64
+
+}  // namespace megadict

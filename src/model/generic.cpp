@@ -1,0 +1,160 @@
+#include "model/generic.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <limits>
+
+#include "model/tensor_views.h"
+
+namespace megadict {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+at::Tensor all_reduced(Communicator* comm, const at::Tensor& tensor, const char* name) {
+  at::Tensor out = tensor.detach().contiguous().clone();
+  comm->all_reduce(view_of(out), ReduceOp::sum, name);
+  return out;
+}
+
+// Forward: the sum over a feature row's partial results. Backward: every partial gets the gradient
+// of the sum as it is (each rank computes the same loss from the same sum).
+struct SumForward : Function<SumForward> {
+  static at::Tensor forward(AutogradContext*, const at::Tensor& partial, int64_t comm) {
+    return all_reduced(reinterpret_cast<Communicator*>(comm), partial, "generic sum");
+  }
+  static variable_list backward(AutogradContext*, variable_list gradient) {
+    return {gradient[0], at::Tensor()};
+  }
+};
+
+// Forward: identity on something every shard holds (x - b_dec). Backward: the shards' gradients
+// add up.
+struct SumBackward : Function<SumBackward> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, int64_t comm) {
+    context->saved_data["comm"] = comm;
+    return x.view_as(x);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradient) {
+    auto* comm = reinterpret_cast<Communicator*>(context->saved_data["comm"].toInt());
+    return {all_reduced(comm, gradient[0], "generic gradient"), at::Tensor()};
+  }
+};
+
+// Which of my pre-activations are among the k best of their whole row, by sorting all of them:
+// the slow, obvious version. `allowed_l` limits the choice (AuxK).
+at::Tensor topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, int64_t n,
+                     const at::Tensor& allowed_l) {
+  const int64_t shards = mesh.feature_size(), widest = shard_of(n, shards, 0).size();
+  at::Tensor mine = at::full({v_bl.size(0), widest}, -std::numeric_limits<float>::infinity());
+  mine.narrow(1, 0, v_bl.size(1))
+      .copy_(v_bl.detach().masked_fill(allowed_l.logical_not(),
+                                       -std::numeric_limits<float>::infinity()));
+  at::Tensor all = at::empty({shards, v_bl.size(0), widest});
+  mesh.feature->all_gather(view_of(static_cast<const at::Tensor&>(mine)), view_of(all),
+                           "generic pre-activations");
+  std::vector<at::Tensor> parts;
+  int64_t first = 0;
+  for (int64_t f = 0; f < shards; ++f) {
+    const int64_t count = shard_of(n, shards, f).size();
+    if (f < mesh.feature_index) first += count;
+    parts.push_back(all[f].narrow(1, 0, count));
+  }
+  const at::Tensor row = at::cat(parts, 1);
+  const at::Tensor order = std::get<1>(row.sort(/*stable=*/true, 1, /*descending=*/true));
+  at::Tensor mask = at::zeros_like(row, at::kBool);
+  mask.scatter_(1, order.narrow(1, 0, std::min(k, n)), true);
+  return mask.narrow(1, first, v_bl.size(1)).logical_and(allowed_l);
+}
+
+struct Leaves {
+  at::Tensor w_enc, w_dec, b_enc, b_dec;
+};
+
+at::Tensor leaf(const at::Tensor& tensor) {
+  return tensor.detach().clone().set_requires_grad(true);
+}
+
+struct Pass {
+  const Mesh& mesh;
+  const Dictionary& dictionary;
+  const GenericArgs& args;
+  const Leaves& p;
+  int64_t comm;
+
+  at::Tensor decode(const at::Tensor& z, const at::Tensor& w_dec) const {
+    return SumForward::apply(z.mm(w_dec), comm);
+  }
+
+  // Terms of the loss, as sums over my data row's tokens divided by B.
+  at::Tensor auxk(const at::Tensor& v, const at::Tensor& residual, double target) const {
+    double dead = args.dead_l.sum().item<double>();
+    mesh.feature->all_reduce(megadict::view_of(&dead, 1), ReduceOp::sum, "generic dead");
+    if (dead == 0) return at::zeros({});
+    const at::Tensor mask = topk_mask(mesh, v, args.k_aux, dictionary.n, args.dead_l);
+    const at::Tensor e_hat = decode((v * mask).relu(), p.w_dec);
+    const double share = std::min(dead / static_cast<double>(args.k_aux), 1.0);
+    return (e_hat + residual.detach()).square().sum() * (args.auxk_alpha * share / target);
+  }
+};
+
+double world_sum(const Mesh& mesh, double mine, bool per_feature_rank) {
+  double sum = per_feature_rank || mesh.feature_index == 0 ? mine : 0;
+  mesh.world->all_reduce(view_of(&sum, 1), ReduceOp::sum, "generic scalar");
+  return sum;
+}
+
+at::Tensor over_data(const Mesh& mesh, const at::Tensor& gradient) {
+  return all_reduced(mesh.data.get(), gradient, "generic data sum");
+}
+
+}  // namespace
+
+GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                         const GenericArgs& args) {
+  const at::AutoGradMode grad_on(true);
+  Leaves p{leaf(dictionary.w_enc_ld), {}, leaf(dictionary.b_enc_l), leaf(dictionary.b_dec_d)};
+  p.w_dec = dictionary.tied() ? p.w_enc : leaf(dictionary.w_dec_ld);
+  const auto comm = reinterpret_cast<int64_t>(mesh.feature.get());
+  const Pass pass{mesh, dictionary, args, p, comm};
+  const auto batch = static_cast<double>(args.batch_rows);
+
+  const at::Tensor x = rows.x_bd.narrow(0, 0, rows.real_rows());
+  const at::Tensor xc = x - p.b_dec;
+  const at::Tensor v = at::addmm(p.b_enc, SumBackward::apply(xc, comm), p.w_enc.t());
+  const at::Tensor every = at::ones({v.size(1)}, at::kBool);
+  const at::Tensor z =
+      dictionary.config.activation == "topk"
+          ? (v * topk_mask(mesh, v, dictionary.config.k, dictionary.n, every)).relu()
+          : v.relu();
+  const at::Tensor residual = pass.decode(z, p.w_dec) - xc;
+  const at::Tensor square = residual.square().sum();
+  // The reconstruction terms are the same on every rank of a feature row, L1 is each shard's own.
+  at::Tensor shared = square / (batch * args.var_total);
+  const at::Tensor l1 = (z * p.w_dec.norm(2, 1)).sum() * (args.l1 / (batch * args.var_total));
+  if (args.auxk_alpha > 0)
+    shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));
+  const at::Tensor mine = shared + l1;
+  torch::autograd::backward({mine}, {});
+
+  GenericLoss out;
+  out.fvu = world_sum(mesh, square.item<double>(), false) / (batch * args.var_total);
+  out.loss =
+      world_sum(mesh, shared.item<double>(), false) + world_sum(mesh, l1.item<double>(), true);
+  const auto gradient = [](const at::Tensor& t) {
+    return t.grad().defined() ? t.grad() : at::zeros_like(t);
+  };
+  out.w_enc_ld = over_data(mesh, gradient(p.w_enc));
+  out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : over_data(mesh, gradient(p.w_dec));
+  out.b_enc_l = over_data(mesh, gradient(p.b_enc));
+  out.b_dec_d = over_data(mesh, gradient(p.b_dec));
+  return out;
+}
+
+}  // namespace megadict

@@ -1,0 +1,31 @@
+// Gradients of one step, accumulated over micro-batches, in units of B times the mean gradient (so
+// that Adam's eps does not depend on the batch size).
+#pragma once
+
+#include "kernels/kernel_set.h"
+#include "model/forward.h"
+
+namespace megadict {
+
+struct Gradients {
+  RowGradients rows;   // [l_padded, d], [l_padded, d], [l_padded]; sums over my data row's tokens
+  at::Tensor b_dec_d;  // fp64; my owned rows' share, see finish_b_dec()
+};
+
+// Zero gradients for a shard; `padded` >= its latents (a multiple of the data axis).
+Gradients make_gradients(const Dictionary& dictionary, int64_t padded);
+void zero_gradients(Gradients& gradients);
+
+// Adds what `g_own_sd` = dL/d x_hat of the owned rows sends back through decoder and encoder.
+// `l1` multiplies sum z |w_dec row|. Collective over feature.
+void add_gradients(const Mesh& mesh, const Dictionary& dictionary, const Forward& fwd,
+                   const at::Tensor& g_own_sd, double l1, Gradients& out);
+
+// Once, after all row gradients are in: b_dec also enters through x - b_dec, which sends it
+// -sum over latents of b_enc's gradient times the encoder row (fact 2 of performance.md section 1).
+void finish_b_dec(const Dictionary& dictionary, Gradients& gradients);
+
+// Sum over my rows and latents of z |w_dec row|: the L1 term before its coefficient.
+double l1_sum(const Dictionary& dictionary, const Codes& codes);
+
+}  // namespace megadict
