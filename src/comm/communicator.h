@@ -2,12 +2,18 @@
 // NCCL), called some ten times a step, and tests replace it by doubles.
 //
 // Public calls are not virtual: each checks its buffers, tells the watchdog its name, counts the
-// bytes this rank RECEIVES FROM OTHERS (performance.md 5.1), then forwards to do_*(). With M the
-// bytes of the full vector and p ranks: all-gather and reduce-scatter M(p-1)/p, all-reduce
-// 2M(p-1)/p, all-to-all the sum of foreign blocks, broadcast M on all but the root.
+// bytes this rank RECEIVES FROM OTHERS, then forwards to do_*(). With M the bytes of the full
+// vector and p ranks: all-gather and reduce-scatter M(p-1)/p, all-reduce 2M(p-1)/p rounded down
+// (bit_or, an all-gather with a local OR: M(p-1)), all-to-all the sum of foreign blocks, broadcast
+// M on all but the root.
 //
 // All calls are collective over the communicator and blocking: on return the output may be read
-// (on a CUDA device: by work queued on the current stream).
+// (on a CUDA device: by work queued on any stream; the input must have been produced on the
+// default stream or be complete). A buffer of 0 elements is fine and moves nothing.
+//
+// Misuse (sizes, types, ranges that overlap) is an Error of code 1 on the rank that calls; a
+// failing transport is an Error of code 5 that names collective, axis and rank. Neither can be
+// recovered from: the other ranks wait, so the catcher calls abort_with() of comm/launch.h.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +44,11 @@ class Communicator {
   const std::string& axis() const { return axis_; }  // "world", "feature", "data", ...
 
   // `name` says what the call is for, e.g. "topk candidates"; it must be a string literal.
-  // bf16 and f16 sums are accumulated in fp32. bit_or takes unsigned integers only.
+  // bf16 and f16 sums of host memory are accumulated in fp32, in rank order, and rounded once (NCCL
+  // rounds once a hop). bit_or takes unsigned integers only. max and min of a NaN are unspecified.
   void all_reduce(BufferView inout, ReduceOp op, const char* name);
-  // Equal contributions in rank order: all.count == size() * mine.count.
+  // Equal contributions in rank order: all.count == size() * mine.count. `mine` may be its own
+  // block of `all`; nowhere else may input and output overlap.
   void all_gather(ConstBufferView mine, BufferView all, const char* name);
   // Sum; rank r receives block r: all.count == size() * mine.count.
   void reduce_scatter(ConstBufferView all, BufferView mine, const char* name);
@@ -65,6 +73,12 @@ class Communicator {
   Communicator(int rank, int size, std::string axis)
       : rank_(rank), size_(size), axis_(std::move(axis)) {}
 
+  // The call under way, for messages: "all_gather 'tau' (axis feature, rank 1 of 4)".
+  std::string describe_call() const;
+  const char* call_name() const;
+  // Refuses device memory in a communicator that moves host memory only.
+  void require_host(Device device) const;
+
   virtual void do_all_reduce(BufferView inout, ReduceOp op) = 0;
   virtual void do_all_gather(ConstBufferView mine, BufferView all) = 0;
   virtual void do_reduce_scatter(ConstBufferView all, BufferView mine) = 0;
@@ -77,11 +91,18 @@ class Communicator {
  private:
   class Call;  // names, times and counts one call
 
+  [[noreturn]] void refuse(const std::string& why) const;
+  void check(const ConstBufferView& view, const char* what) const;
+  void check_pair(const ConstBufferView& from, const ConstBufferView& to) const;
+  void check_counts(const ConstBufferView& view, const std::vector<int64_t>& counts,
+                    const char* what) const;
+
   int rank_;
   int size_;
   std::string axis_;
   std::map<std::string, CollectiveCount> counts_;
   double seconds_ = 0;
+  const Call* call_ = nullptr;  // the one under way
 };
 
 }  // namespace megadict

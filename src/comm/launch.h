@@ -1,6 +1,15 @@
 // How this process was started: ranks from MPI (never from the environment), node-local rank,
 // host, the launcher's variables that matter. The only file that reads the environment is
 // launch_env.cpp.
+//
+//   int main(int argc, char** argv) {
+//     try {
+//       Launch launch(&argc, &argv);
+//       return run(launch);
+//     } catch (const Error& error) {
+//       abort_with(error);  // one line, every rank ends with the error's code
+//     }
+//   }
 #pragma once
 
 #include <memory>
@@ -20,11 +29,16 @@ struct LaunchFacts {
   std::string host;
   std::string launcher;               // "srun", "mpirun", "none"
   int cpus = 1;                       // in this process's affinity mask
+  int cpus_least = 1;                 // the smallest of all ranks' masks
+  int cpu_sharers = 1;                // ranks of this node whose masks overlap with this one's
   std::vector<std::string> settings;  // "OMP_NUM_THREADS=4", ... what mattered
 };
 
-// Initialises MPI (FUNNELED) where the process was started by a launcher or MPI is wanted, and
-// holds the world communicator. One per process; the destructor finalises.
+// Initialises MPI (FUNNELED) where the environment shows a launcher (or says MEGADICT_MPI=1), and
+// holds the world communicator; without one the world is this process alone and MPI is left
+// untouched. Refuses (exit 2) an srun whose tasks MPI does not see. One per process; the destructor
+// leaves together with the other ranks and finalises, except while an exception unwinds: then its
+// catcher must end the ranks with abort_with().
 class Launch {
  public:
   Launch(int* argc, char*** argv);
@@ -40,17 +54,23 @@ class Launch {
 
  private:
   LaunchFacts facts_;
+  int exceptions_ = 0;  // in flight when this was made
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> device_world_;
 };
 
-// Ends all ranks with `code` at once (MPI_Abort); also safe from the watchdog's thread.
+// Ends all ranks with `code` at once (MPI_Abort); also safe from the watchdog's thread, and it
+// ends ranks that are stopped (SIGSTOP). Alone it finalises and leaves.
 [[noreturn]] void abort_all(ExitCode code);
+
+// Prints the error's line (rank 0 alone if the error is agreed) and ends all ranks with its code.
+[[noreturn]] void abort_with(const Error& error);
 
 // A value of the environment, "" where unset.
 std::string environment(const char* name);
 
-// Threads for this rank: `asked`, or the affinity mask divided by the local ranks that share it.
+// Threads for this rank: `asked`, else OMP_NUM_THREADS where it is set, else the affinity mask
+// divided by the local ranks that share it. A mask smaller than `asked` is one warning line.
 int resolve_threads(int asked, const LaunchFacts& facts);
 
 }  // namespace megadict

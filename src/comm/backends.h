@@ -1,0 +1,28 @@
+// The kinds of Communicator behind the interface; only this room (and its tests) includes this.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+#include "comm/launch.h"
+
+namespace megadict {
+
+// One rank, host memory, no MPI needed.
+std::unique_ptr<Communicator> make_self_communicator(const std::string& axis);
+
+// A duplicate of MPI's world; MPI must be initialised. Collective.
+std::unique_ptr<Communicator> make_mpi_world();
+
+// NCCL over the ranks of `host` (self or MPI, must live longer): chooses this rank's GPU. Exit 2
+// where there is no GPU, two ranks of a node share one, or NCCL is not compiled in. Collective.
+std::unique_ptr<Communicator> make_device_world(Communicator& host, const LaunchFacts& facts);
+
+// Largest number of elements in one MPI call (counts are C ints there). Tests lower it to drive
+// the paths of vectors beyond 2^31 elements.
+int64_t mpi_chunk_elements();
+void set_mpi_chunk_elements(int64_t elements);
+
+}  // namespace megadict
