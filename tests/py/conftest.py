@@ -1,0 +1,58 @@
+"""Where the tests find the repository, the built binary and the large data that is not committed.
+
+MEGADICT_BIN          the megadict binary; otherwise build/<preset>/ is searched
+MEGADICT_SHARED_DATA  the folder with tinylm-activations/ and the like; default ../shared/data
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("release", "debug", "asan", "cuda")
+
+# Nothing in these tests may reach for a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+sys.path[:0] = [str(REPO_ROOT / "tools"), str(REPO_ROOT / "tools" / "bench")]
+
+
+def find_binary() -> Path | None:
+    if named := os.environ.get("MEGADICT_BIN"):
+        return Path(named).resolve()
+    folders = [REPO_ROOT / "build" / preset / sub for preset in PRESETS for sub in ("bin", "", "src/app")]
+    return next((f / "megadict" for f in folders if os.access(f / "megadict", os.X_OK)), None)
+
+
+def find_shared_data() -> Path:
+    return Path(os.environ.get("MEGADICT_SHARED_DATA", REPO_ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return REPO_ROOT
+
+
+@pytest.fixture(scope="session")
+def megadict_bin() -> Path:
+    """The built binary. A named one that is missing is an error, an unbuilt one a named skip."""
+    binary = find_binary()
+    if binary is None:
+        pytest.skip("no megadict binary: build one (cmake --build --preset release) or set MEGADICT_BIN")
+    assert os.access(binary, os.X_OK), f"MEGADICT_BIN={binary} is not an executable file"
+    return binary
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """shared_data("tinylm-activations/x.bin") -> its path, or a skip that names what is absent."""
+
+    def path_of(relative: str) -> Path:
+        path = find_shared_data() / relative
+        if not path.exists():
+            pytest.skip(f"shared data absent: {relative} (set MEGADICT_SHARED_DATA)")
+        return path
+
+    return path_of
