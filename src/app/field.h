@@ -1,0 +1,66 @@
+// One thing a user can set: its name, where its value lives, unit, help and what is allowed. The
+// same record serves the configuration (fields.h) and the flags of single commands (options.h).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace megadict {
+
+// What happens when a run is resumed with another value (DESIGN section 8, "Resume").
+enum class OnResume {
+  fixed,   // refused
+  notice,  // allowed, printed as a notice
+  free     // allowed
+};
+
+// Numbers: from low to high, either end may be excluded. Text: one of `choices` where there are
+// any, else whatever is not empty.
+struct Allowed {
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+  bool low_excluded = false;
+  bool high_excluded = false;
+  std::vector<std::string> choices = {};
+};
+
+Allowed anything();
+Allowed at_least(double low);
+Allowed above(double low);
+Allowed between(double low, double high);
+Allowed from_to_below(double low, double high);  // low included, high excluded
+Allowed one_of(std::vector<std::string> choices);
+
+using FieldTarget = std::variant<std::string*, bool*, int*, int64_t*, uint64_t*, double*>;
+
+struct Field {
+  std::string name;    // "model.k"; in a command's own flags without a section: "json"
+  FieldTarget target;  // not owned
+  std::string unit;    // "rows", "s", ...; "" = none
+  std::string help;
+  Allowed allowed = {};
+  OnResume on_resume = OnResume::free;
+};
+
+// Parses `text` and stores it. `where` says who asked ("command line", "configs/a.ini:12"). Exit 2
+// (agreed) naming field, value, place and what is allowed. Integers may be written as 4e8, if that
+// is a whole number; NaN and infinities are no numbers here.
+void set_field(const Field& field, std::string_view text, const std::string& where);
+
+// Refuses a present value that is out of range, as set_field does.
+void check_field(const Field& field, const std::string& where);
+
+std::string kind_text(const Field& field);     // "TEXT", "INT", "NUMBER", "true|false"
+std::string value_text(const Field& field);    // as a user would type it; "" for empty text
+std::string allowed_text(const Field& field);  // "an integer, 1 or more"
+
+// `text` between quotes on one line: control characters escaped, long text cut.
+std::string in_quotes(std::string_view text);
+
+std::vector<std::string> names_of(const std::vector<Field>& fields);
+
+}  // namespace megadict

@@ -1,0 +1,147 @@
+#include "app/fields.h"
+
+namespace megadict {
+
+namespace {
+
+using enum OnResume;
+using Fields = std::vector<Field>;
+
+constexpr double kMostLatents = 2147483648.0;  // latent indices travel as 32-bit integers
+
+void add(Fields& all, Fields more) {
+  all.insert(all.end(), more.begin(), more.end());
+}
+
+Fields data_fields(DataConfig& c) {
+  return {
+      {"data.path", &c.path, "", "folder or glob of activation shards"},
+      {"data.eval_path", &c.eval_path, "", "held-out shards; default PATH/eval where it exists"},
+      {"data.batch_size", &c.batch_size, "rows", "global batch", between(1, 1e9), fixed},
+      {"data.micro_batch_size", &c.micro_batch_size, "rows",
+       "part of the global batch in memory at once; 0 = the batch", between(0, 1e9), notice},
+      {"data.scale", &c.scale, "", "every row is multiplied by this first", above(0), fixed},
+      {"data.normalize", &c.normalize, "",
+       "scale by sample statistics: unit_rms to mean |x|^2 = 1, sqrt_d to mean |x| = sqrt(d)",
+       one_of({"none", "unit_rms", "sqrt_d"}), fixed},
+      {"data.center", &c.center, "", "subtract the sample mean", {}, fixed},
+      {"data.max_norm_multiple", &c.max_norm_multiple, "x median norm",
+       "leave out rows with a larger norm; 0 = off", at_least(0), fixed},
+      {"data.tokens", &c.tokens, "rows", "training length; 0 = one pass", between(0, 1e15), notice},
+      {"data.shuffle_buffer", &c.shuffle_buffer, "rows", "shuffling window of the whole mesh",
+       between(1, 1e12), fixed},
+      {"data.last_batch", &c.last_batch, "", "the ragged last batch of an epoch",
+       one_of({"drop", "keep"}), fixed},
+      {"data.queue", &c.queue, "micro-batches", "read ahead", between(1, 1024)},
+  };
+}
+
+Fields model_fields(ModelConfig& c) {
+  return {
+      {"model.encoder", &c.encoder, "", "map from input to pre-activations", one_of({"linear"}),
+       fixed},
+      {"model.activation", &c.activation, "", "how codes become sparse", one_of({"topk", "relu"}),
+       fixed},
+      {"model.decoder", &c.decoder, "", "tied: the encoder's weights transposed",
+       one_of({"linear", "tied"}), fixed},
+      {"model.n_latents", &c.n_latents, "latents", "size of the dictionary; 0 = 32 x width",
+       between(0, kMostLatents), fixed},
+      {"model.k", &c.k, "latents", "topk: active per row", between(1, 65536), fixed},
+      {"model.l1_coefficient", &c.l1_coefficient, "",
+       "relu: weight of sum |z| |w_dec|, in the units of |x - xhat|^2", at_least(0), fixed},
+      {"model.l1_warmup_steps", &c.l1_warmup_steps, "steps", "relu: penalty rises from 0",
+       between(0, 1e12), fixed},
+      {"model.init_from", &c.init_from, "", "start from this run or checkpoint folder's weights",
+       anything(), fixed},
+  };
+}
+
+Fields optim_fields(OptimConfig& c) {
+  return {
+      {"optim.name", &c.name, "", "optimiser", one_of({"adam"}), fixed},
+      {"optim.lr", &c.lr, "", "learning rate; 0 = 2e-4 / sqrt(n_latents / 2^14)", between(0, 10),
+       notice},
+      {"optim.beta1", &c.beta1, "", "decay of Adam's first moment", from_to_below(0, 1), notice},
+      {"optim.beta2", &c.beta2, "", "decay of Adam's second moment", from_to_below(0, 1), notice},
+      {"optim.eps", &c.eps, "", "Adam's epsilon, for gradients summed over the batch", above(0),
+       notice},
+      {"optim.warmup_steps", &c.warmup_steps, "steps",
+       "linear from 0; -1 = the smaller of 1000 and 5 % of the run", between(-1, 1e12), notice},
+      {"optim.decay_fraction", &c.decay_fraction, "", "last part of the run, linear to 0",
+       between(0, 1), notice},
+      {"optim.clip_norm", &c.clip_norm, "", "largest global norm of the mean gradient; 0 = off",
+       at_least(0), notice},
+      {"optim.ema", &c.ema, "", "decay of an averaged copy of the weights; 0 = off",
+       from_to_below(0, 1), notice},
+  };
+}
+
+Fields dead_fields(DeadConfig& c) {
+  return {
+      {"dead.auxk_alpha", &c.auxk_alpha, "", "weight of the AuxK loss of dead latents; 0 = off",
+       between(0, 1e6), notice},
+      {"dead.k_aux", &c.k_aux, "latents", "dead latents active per row in AuxK; 0 = width / 2",
+       between(0, kMostLatents), notice},
+      {"dead.window_tokens", &c.window_tokens, "rows",
+       "dead = not fired for so long; 0 = the smaller of 1e7 and data.tokens / 10",
+       between(0, 1e15), notice},
+  };
+}
+
+Fields run_fields(RunConfig& c) {
+  return {
+      {"run.dir", &c.dir, "", "folder of the run"},
+      {"run.seed", &c.seed, "", "of every random number", at_least(0), fixed},
+      {"run.resume", &c.resume, "", "never, auto (newest checkpoint of run.dir) or a checkpoint"},
+      {"run.device", &c.device, "", "where tensors live", one_of({"cpu", "cuda"})},
+      {"run.threads", &c.threads, "threads", "per rank; 0 = cpus / ranks that share them",
+       between(0, 4096)},
+  };
+}
+
+Fields interval_fields(LogConfig& log, CheckpointConfig& checkpoint, EvalConfig& eval) {
+  return {
+      {"log.every_steps", &log.every_steps, "steps", "one line", between(1, 1e12)},
+      {"checkpoint.every_steps", &checkpoint.every_steps, "steps",
+       "0 = only by time and at the end", between(0, 1e12)},
+      {"checkpoint.every_minutes", &checkpoint.every_minutes, "minutes", "0 = not by time",
+       between(0, 1e6)},
+      {"checkpoint.keep", &checkpoint.keep, "checkpoints", "older ones are removed",
+       between(1, 1e6)},
+      {"eval.every_steps", &eval.every_steps, "steps", "0 = only at the end", between(0, 1e12)},
+      {"eval.tokens", &eval.tokens, "rows", "held-out rows to use; 0 = all", between(0, 1e15)},
+      {"eval.truth", &eval.truth, "", "folder of `data synth` whose dictionary is to be found"},
+  };
+}
+
+Fields mesh_and_debug_fields(MeshConfig& mesh, DebugConfig& debug) {
+  return {
+      {"mesh.data", &mesh.data, "ranks", "the batch is split so often; 0 = auto",
+       between(0, 1048576)},
+      {"mesh.feature", &mesh.feature, "ranks",
+       "the latents are split so often; 0 = auto (this axis first)", between(0, 1048576)},
+      {"debug.watchdog_s", &debug.watchdog_s, "s", "a longer collective ends the job; 0 = never",
+       between(0, 1e7)},
+      {"debug.check_collectives", &debug.check_collectives, "",
+       "ranks compare every collective before it starts"},
+      {"debug.hang_rank", &debug.hang_rank, "rank", "stops on purpose; -1 = none",
+       between(-1, 1048576)},
+      {"debug.hang_at", &debug.hang_at, "", "in this collective: NAME or NAME:STEP"},
+  };
+}
+
+}  // namespace
+
+std::vector<Field> fields_of(Config& config) {
+  Fields all;
+  add(all, data_fields(config.data));
+  add(all, model_fields(config.model));
+  add(all, optim_fields(config.optim));
+  add(all, dead_fields(config.dead));
+  add(all, run_fields(config.run));
+  add(all, interval_fields(config.log, config.checkpoint, config.eval));
+  add(all, mesh_and_debug_fields(config.mesh, config.debug));
+  return all;
+}
+
+}  // namespace megadict

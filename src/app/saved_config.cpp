@@ -1,0 +1,93 @@
+#include "app/saved_config.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "app/fields.h"
+#include "base/error.h"
+
+namespace megadict {
+
+using nlohmann::ordered_json;
+
+namespace {
+
+ordered_json field_json(const Field& field) {
+  return std::visit([](const auto* value) { return ordered_json(*value); }, field.target);
+}
+
+[[noreturn]] void refuse_file(const std::string& path, const std::string& why) {
+  fail_agreed(ExitCode::bad_data, fmt::format("cannot use {}: {}", in_quotes(path), why));
+}
+
+// The saved record of a field; nothing where the file does not know it.
+std::optional<ordered_json> saved_record(const ordered_json& saved, const std::string& path,
+                                         const std::string& name) {
+  if (!saved.is_object()) refuse_file(path, "it is not a JSON object");
+  const auto found = saved.find(name);
+  if (found == saved.end()) return std::nullopt;
+  if (!found->is_object() || !found->contains("value") || !found->contains("source") ||
+      !found->at("source").is_string())
+    refuse_file(path, fmt::format("{} holds no value and source", name));
+  return *found;
+}
+
+std::string json_text(const ordered_json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+void store(const Field& field, const ordered_json& value, const std::string& path) {
+  set_field(field, json_text(value), path);
+}
+
+}  // namespace
+
+ordered_json config_json(const Settings& settings) {
+  Config config = settings.config;
+  ordered_json all = ordered_json::object();
+  for (const Field& field : fields_of(config))
+    all[field.name] = {{"value", field_json(field)}, {"source", source_of(settings, field.name)}};
+  return all;
+}
+
+void adopt_saved_resolutions(const ordered_json& saved, const std::string& path, Settings& now) {
+  for (const Field& field : fields_of(now.config)) {
+    if (field.on_resume == OnResume::free || source_of(now, field.name) != "default") continue;
+    const auto record = saved_record(saved, path, field.name);
+    if (!record || record->at("source") != "resolved") continue;
+    store(field, record->at("value"), path);
+    now.sources[field.name] = "resolved";
+  }
+}
+
+std::vector<Difference> compare_for_resume(const ordered_json& saved, const std::string& path,
+                                           const Settings& now) {
+  Config config = now.config, defaults;
+  const std::vector<Field> fields = fields_of(config), default_fields = fields_of(defaults);
+  std::vector<Difference> differences;
+  for (size_t i = 0; i < fields.size(); ++i) {
+    const Field& field = fields[i];
+    const auto record = saved_record(saved, path, field.name);
+    const ordered_json before = record ? record->at("value") : field_json(default_fields[i]);
+    if (before == field_json(field)) continue;
+    const std::string text = record ? json_text(before) : value_text(default_fields[i]);
+    differences.push_back({field.name, text, value_text(field), field.on_resume});
+  }
+  return differences;
+}
+
+void refuse_fixed(const std::vector<Difference>& differences, const std::string& path) {
+  std::string list;
+  for (const Difference& change : differences)
+    if (change.on_resume == OnResume::fixed)
+      list += fmt::format("{}{} {} -> {}", list.empty() ? "" : ", ", change.name,
+                          in_quotes(change.before), in_quotes(change.after));
+  if (list.empty()) return;
+  fail_agreed(ExitCode::usage,
+              fmt::format("cannot resume {}: fixed fields differ: {}", in_quotes(path), list),
+              "the same values, or another run.dir");
+}
+
+}  // namespace megadict

@@ -1,0 +1,156 @@
+#include "app/settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "app/fields.h"
+#include "base/error.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr const char* kResolved = "resolved";
+
+[[noreturn]] void refuse(const std::string& what, const std::string& hint = "") {
+  fail_agreed(ExitCode::usage, what, hint);
+}
+
+template <class T>
+void resolve(Settings& settings, const char* name, T& member, T value) {
+  member = value;
+  settings.sources[name] = kResolved;
+}
+
+void check_batch(const DataConfig& data, const DataFacts& facts) {
+  const bool drops = data.last_batch == "drop";
+  if (facts.rows > 0 && drops && data.batch_size > facts.rows)
+    refuse(fmt::format("data.batch_size = {} is more than the {} rows of the data set, and "
+                       "data.last_batch = drop leaves no step to take",
+                       data.batch_size, facts.rows),
+           "a smaller data.batch_size, or data.last_batch = keep");
+  if (data.tokens > 0 && drops && data.tokens < data.batch_size)
+    refuse(fmt::format("data.tokens = {} is less than data.batch_size = {}: no step to take",
+                       data.tokens, data.batch_size));
+}
+
+void resolve_model(Settings& settings, const DataFacts& facts) {
+  ModelConfig& model = settings.config.model;
+  if (model.n_latents == 0)
+    resolve<int64_t>(settings, "model.n_latents", model.n_latents, 32 * facts.width);
+  if (model.activation == "topk" && model.k > model.n_latents)
+    refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
+                       model.n_latents, model.n_latents));
+}
+
+void resolve_optim(Settings& settings, const DataFacts& facts) {
+  OptimConfig& optim = settings.config.optim;
+  const double latents = static_cast<double>(settings.config.model.n_latents);
+  if (optim.lr == 0) resolve(settings, "optim.lr", optim.lr, 2e-4 / std::sqrt(latents / 16384));
+  if (facts.steps <= 0) return;
+  if (optim.warmup_steps == -1)
+    resolve<int64_t>(settings, "optim.warmup_steps", optim.warmup_steps,
+                     std::min<int64_t>(1000, facts.steps / 20));
+  if (optim.warmup_steps > facts.steps)
+    refuse(fmt::format("optim.warmup_steps = {} is more than the {} steps of the run",
+                       optim.warmup_steps, facts.steps));
+}
+
+void resolve_dead(Settings& settings, const DataFacts& facts) {
+  DeadConfig& dead = settings.config.dead;
+  const int64_t latents = settings.config.model.n_latents;
+  if (dead.k_aux > latents)
+    refuse(fmt::format("dead.k_aux = {} is more than model.n_latents = {}; allowed: 0 to {}",
+                       dead.k_aux, latents, latents));
+  if (dead.k_aux == 0)
+    resolve<int64_t>(settings, "dead.k_aux", dead.k_aux,
+                     std::clamp<int64_t>(facts.width / 2, 1, latents));
+  const int64_t tokens = settings.config.data.tokens;
+  if (dead.window_tokens == 0 && tokens > 0)
+    resolve<int64_t>(settings, "dead.window_tokens", dead.window_tokens,
+                     std::clamp<int64_t>(tokens / 10, 1, 10'000'000));
+}
+
+void resolve_mesh_fields(Settings& settings, const DataFacts& facts) {
+  MeshConfig& mesh = settings.config.mesh;
+  const MeshConfig resolved = resolve_mesh(mesh, facts.ranks);
+  if (mesh.data == 0) resolve(settings, "mesh.data", mesh.data, resolved.data);
+  if (mesh.feature == 0) resolve(settings, "mesh.feature", mesh.feature, resolved.feature);
+  const int64_t latents = settings.config.model.n_latents;
+  if (mesh.feature > latents)
+    refuse(
+        fmt::format("mesh.feature = {} is more than model.n_latents = {}: a rank would own no "
+                    "latent",
+                    mesh.feature, latents));
+  const int hang_rank = settings.config.debug.hang_rank;
+  if (hang_rank >= facts.ranks)
+    refuse(fmt::format("debug.hang_rank = {} with {} rank(s); allowed: -1 to {}", hang_rank,
+                       facts.ranks, facts.ranks - 1));
+}
+
+}  // namespace
+
+void check_config(const Config& config) {
+  Config checked = config;  // ranges of values that did not pass set_field
+  for (const Field& field : fields_of(checked)) check_field(field, "config");
+  const DataConfig& data = config.data;
+  if (data.micro_batch_size > data.batch_size)
+    refuse(
+        fmt::format("data.micro_batch_size = {} is more than data.batch_size = {}; allowed: 0 "
+                    "(the batch) to {}",
+                    data.micro_batch_size, data.batch_size, data.batch_size));
+  check_batch(data, {});
+  const ModelConfig& model = config.model;
+  if (model.n_latents > 0 && model.activation == "topk" && model.k > model.n_latents)
+    refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
+                       model.n_latents, model.n_latents));
+  const DebugConfig& debug = config.debug;
+  if (!debug.hang_at.empty() && debug.hang_rank < 0)
+    refuse("debug.hang_at is set and debug.hang_rank is -1: which rank is to hang?");
+}
+
+void check_against_data(Settings& settings, const DataFacts& facts) {
+  DataConfig& data = settings.config.data;
+  if (data.tokens == 0 && facts.rows > 0)
+    resolve<int64_t>(settings, "data.tokens", data.tokens, facts.rows);
+  check_batch(data, facts);
+  if (data.micro_batch_size == 0)
+    resolve<int64_t>(settings, "data.micro_batch_size", data.micro_batch_size, data.batch_size);
+  resolve_model(settings, facts);
+  resolve_optim(settings, facts);
+  resolve_dead(settings, facts);
+  resolve_mesh_fields(settings, facts);
+}
+
+std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& facts) {
+  const Config& config = settings.config;
+  std::vector<std::string> remarks;
+  const auto unused = [&](const char* name, const std::string& because) {
+    const std::string source = source_of(settings, name);
+    if (source == "default" || source == kResolved) return;
+    remarks.push_back(fmt::format("{} ({}) has no effect: {}", name, source, because));
+  };
+  const std::string activation = "model.activation = " + config.model.activation;
+  if (config.model.activation != "relu") {
+    unused("model.l1_coefficient", activation);
+    unused("model.l1_warmup_steps", activation);
+  }
+  if (config.model.activation != "topk") unused("model.k", activation);
+  if (config.dead.auxk_alpha == 0) unused("dead.k_aux", "dead.auxk_alpha = 0");
+  const int64_t l1_warmup = config.model.l1_warmup_steps;
+  if (config.model.activation == "relu" && facts.steps > 0 && l1_warmup > facts.steps)
+    remarks.push_back(
+        fmt::format("model.l1_warmup_steps = {} is more than the {} steps of the "
+                    "run: the penalty never reaches its full weight",
+                    l1_warmup, facts.steps));
+  return remarks;
+}
+
+std::string source_of(const Settings& settings, const std::string& name) {
+  const auto found = settings.sources.find(name);
+  return found == settings.sources.end() ? "default" : found->second;
+}
+
+}  // namespace megadict
