@@ -1,0 +1,47 @@
+#include "train/state.h"
+
+#include <ATen/ATen.h>
+
+namespace megadict {
+
+at::Tensor with_padding(const at::Tensor& rows_ld, int64_t padded) {
+  if (rows_ld.dim() == 1) return rows_ld.as_strided({padded}, {1});
+  return rows_ld.as_strided({padded, rows_ld.size(1)}, {rows_ld.size(1), 1});
+}
+
+Range own_rows(int64_t latents, int data_size, int index) {
+  const int64_t block = ceil_div(latents, data_size);
+  return intersect({index * block, (index + 1) * block}, {0, latents});
+}
+
+namespace {
+
+Moments zero_moments(const at::Tensor& like, int64_t rows) {
+  std::vector<int64_t> shape = like.sizes().vec();
+  shape[0] = rows;
+  return {at::zeros(shape, like.options()), at::zeros(shape, like.options())};
+}
+
+}  // namespace
+
+void reset_optimiser(const Mesh& mesh, bool with_ema, TrainState& state) {
+  const Dictionary& dictionary = state.dictionary;
+  state.data_size = mesh.data_size();
+  state.block = ceil_div(dictionary.latents.size(), mesh.data_size());
+  state.own = own_rows(dictionary.latents.size(), mesh.data_size(), mesh.data_index);
+  const int64_t rows = state.own.size();
+  state.w_enc = zero_moments(dictionary.w_enc_ld, rows);
+  if (!dictionary.tied()) state.w_dec = zero_moments(dictionary.w_dec_ld, rows);
+  state.b_enc = zero_moments(dictionary.b_enc_l, rows);
+  state.b_dec = zero_moments(dictionary.b_dec_d, dictionary.d);
+  state.tokens_since_fired_l =
+      at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong));
+  if (!with_ema) return;
+  state.ema_w_enc = dictionary.w_enc_ld.narrow(0, state.own.begin, rows).clone();
+  if (!dictionary.tied())
+    state.ema_w_dec = dictionary.w_dec_ld.narrow(0, state.own.begin, rows).clone();
+  state.ema_b_enc = dictionary.b_enc_l.narrow(0, state.own.begin, rows).clone();
+  state.ema_b_dec = dictionary.b_dec_d.clone();
+}
+
+}  // namespace megadict

@@ -1,0 +1,48 @@
+// TrainState is exactly what a checkpoint holds; anything not in it may not influence the next
+// step.
+#pragma once
+
+#include <cstdint>
+
+#include "comm/mesh.h"
+#include "data/normalization.h"
+#include "model/dictionary.h"
+
+namespace megadict {
+
+// Adam's moments (and nothing else yet) of the rows this rank owns; b_dec's are replicated.
+struct Moments {
+  at::Tensor m, v;
+};
+
+struct TrainState {
+  Dictionary dictionary;  // my shard, the same on all ranks of a data axis
+  Normalization normalization;
+  double var_total = 0;  // of normalised rows
+  int64_t step = 0;      // steps done
+  int64_t tokens = 0;    // rows seen by the whole mesh
+
+  // The latents of a shard are split over the data axis in blocks of `block` rows; this rank
+  // updates `own` (local ids) and holds the optimiser's state of those rows alone.
+  int64_t block = 0;
+  Range own;
+  Moments w_enc, w_dec, b_enc, b_dec;                     // w_dec undefined when tied
+  at::Tensor ema_w_enc, ema_w_dec, ema_b_enc, ema_b_dec;  // own rows; undefined without optim.ema
+  at::Tensor tokens_since_fired_l;                        // i64 [l], global tokens
+  bool row_skipped = false;  // a row's gradient was not finite: no checkpoint may follow
+
+  int64_t padded() const { return block * data_size; }
+  int data_size = 1;
+};
+
+// The same memory seen with its padding: [padded, ...].
+at::Tensor with_padding(const at::Tensor& rows_ld, int64_t padded);
+
+// Rows of a shard of `latents` that data index `index` of `data_size` owns: blocks of equal size,
+// the last ones short or empty.
+Range own_rows(int64_t latents, int data_size, int index);
+
+// Fresh optimiser state and counters for state.dictionary.
+void reset_optimiser(const Mesh& mesh, bool with_ema, TrainState& state);
+
+}  // namespace megadict

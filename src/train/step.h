@@ -1,0 +1,48 @@
+// One optimiser step over the mesh: micro-batches in, sums out.
+#pragma once
+
+#include "base/stop_request.h"
+#include "data/batch_stream.h"
+#include "model/gradients.h"
+#include "train/config.h"
+#include "train/state.h"
+
+namespace megadict {
+
+struct StepConfig {
+  OptimConfig optim;
+  DeadConfig dead;
+  int64_t l1_warmup_steps = 0;
+  int64_t total_steps = 0;
+};
+
+struct StepResult {
+  int64_t rows = 0;
+  double lr = 0;
+  double loss = 0;  // all terms
+  double fvu = 0;   // sum |r|^2 / (B var_total)
+  double mse = 0;   // sum |r|^2 / B
+  double aux_loss = 0;
+  double l1_loss = 0;
+  double l0 = 0;
+  double l1 = 0;          // sum z |w_dec| per row, before the coefficient
+  double grad_norm = -1;  // of the mean gradient; -1 where it was not asked for
+  StopRequest stop = StopRequest::none;
+  double clock_s = 0;  // rank 0's, so that all ranks decide alike
+  bool finite = true;
+};
+
+// Buffers that live as long as the run.
+struct StepWorkspace {
+  Gradients gradients;
+  at::Tensor fired_l;  // bool
+};
+StepWorkspace make_workspace(const TrainState& state);
+
+// Takes the next step's micro-batches from `stream` and updates `state`. Collective over the mesh.
+// Where anything is not finite, b_dec stays and `finite` is false on every rank; a rank that saw
+// it says which rows. `want_norm`: also compute grad_norm (all ranks alike).
+StepResult train_step(const Mesh& mesh, const StepConfig& config, BatchStream& stream,
+                      bool want_norm, TrainState& state, StepWorkspace& workspace);
+
+}  // namespace megadict

@@ -1,0 +1,31 @@
+// The scalars of a step that all ranks need: they ride in one small all-reduce together with
+// b_dec's gradient (performance.md 5.1, step 8: d + 16 fp32 words).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "base/stop_request.h"
+#include "comm/mesh.h"
+
+namespace megadict {
+
+struct StepSums {
+  double square = 0;  // sum |r|^2 over my rows
+  int64_t l0 = 0;     // codes of my rows and latents
+  double l1 = 0;
+  double not_finite = 0;  // things that were not finite
+  double requeue = 0, terminate = 0;
+  double clock_s = 0;  // rank 0's alone
+
+  void stop(StopRequest request) {
+    requeue = request == StopRequest::requeue ? 1 : 0;
+    terminate = request == StopRequest::terminate ? 1 : 0;
+  }
+};
+
+// Sums over the mesh, in place; returns b_dec's whole gradient [d] fp32. Collective over world.
+at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums& sums);
+
+}  // namespace megadict
