@@ -1,0 +1,92 @@
+#include "io/file.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "support/temp_folder.h"
+
+namespace megadict {
+namespace {
+
+using test::error_of;
+using test::TempFolder;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(AtomicFile, IsInvisibleBeforeCommitAndLeavesNothingWithoutIt) {
+  const TempFolder folder;
+  write_file_atomic(folder / "a", "old");
+  {
+    AtomicFile file(folder / "a");
+    file.write("new and longer");
+    EXPECT_EQ(read_file(folder / "a"), "old");
+  }
+  EXPECT_EQ(read_file(folder / "a"), "old");
+  AtomicFile file(folder / "a");
+  file.write("new");
+  file.commit();
+  EXPECT_EQ(read_file(folder / "a"), "new");
+  EXPECT_THAT(list_files(folder.path(), ""), ElementsAre(folder / "a"));
+}
+
+TEST(AtomicFile, MissingFolderIsAnErrorWithThePath) {
+  const Error error = error_of([] { write_file_atomic("/nonexistent_folder/x", "y"); });
+  EXPECT_EQ(error.code(), ExitCode::error);
+  EXPECT_THAT(error.line(), HasSubstr("'/nonexistent_folder/x': No such file"));
+}
+
+TEST(WriteFully, FullDiskExitsOneWithThePath) {
+  const int descriptor = ::open("/dev/full", O_WRONLY);
+  ASSERT_GE(descriptor, 0);
+  const Error error = error_of([&] { write_fully(descriptor, "x", 1, "runs/a/file"); });
+  ::close(descriptor);
+  EXPECT_EQ(error.code(), ExitCode::error);
+  EXPECT_THAT(error.line(), HasSubstr("cannot write 'runs/a/file': No space left on device"));
+}
+
+TEST(ListFiles, AreSortedBytewise) {
+  const TempFolder folder;
+  for (const char* name : {"b.h5", "a.h5", "B.h5", "a.txt", "10.h5", "9.h5"})
+    write_file_atomic(folder / name, "");
+  EXPECT_THAT(list_files(folder.path(), ".h5"),
+              ElementsAre(folder / "10.h5", folder / "9.h5", folder / "B.h5", folder / "a.h5",
+                          folder / "b.h5"));
+  EXPECT_THAT(glob_files(folder / "[ab].*"),
+              ElementsAre(folder / "a.h5", folder / "a.txt", folder / "b.h5"));
+  EXPECT_THAT(glob_files(folder / "z*"), ElementsAre());
+}
+
+TEST(ListFiles, MissingFolderIsBadData) {
+  const Error error = error_of([] { list_files("/nonexistent_folder", ".h5"); });
+  EXPECT_EQ(error.code(), ExitCode::bad_data);
+  EXPECT_THAT(error.line(), HasSubstr("'/nonexistent_folder': No such file"));
+}
+
+TEST(RandomAccessFile, RefusesToReadPastTheEnd) {
+  const TempFolder folder;
+  write_file_atomic(folder / "a", "12345");
+  const RandomAccessFile file(folder / "a");
+  char text[4] = {};
+  file.read(2, text, 3);
+  EXPECT_STREQ(text, "345");
+  const Error error = error_of([&] { file.read(3, text, 3); });
+  EXPECT_EQ(error.code(), ExitCode::bad_data);
+  EXPECT_THAT(error.line(), HasSubstr("ends at byte 5"));
+  EXPECT_THAT(error_of([&] { RandomAccessFile whole(folder.path()); }).line(),
+              HasSubstr("Is a directory"));
+}
+
+TEST(Rename, MovesAFolder) {
+  const TempFolder folder;
+  make_folders(folder / "step.tmp/deep");
+  write_file_atomic(folder / "step.tmp/deep/x", "1");
+  rename_durably(folder / "step.tmp", folder / "step");
+  EXPECT_TRUE(file_exists(folder / "step/deep/x"));
+  EXPECT_FALSE(folder_exists(folder / "step.tmp"));
+}
+
+}  // namespace
+}  // namespace megadict

@@ -1,0 +1,3 @@
+foreach(part file json_lines fletcher32 hdf5_file safetensors npy)
+  megadict_test(io_${part}_test SOURCES io_${part}_test.cpp ROOMS io LABELS io)
+endforeach()
