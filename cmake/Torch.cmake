@@ -54,7 +54,7 @@ endif()
 # One precompiled header for all torch rooms and tests of one kind of flags.
 function(megadict_torch_pch target)
   if(NOT TARGET megadict_pch)
-    file(WRITE ${CMAKE_BINARY_DIR}/pch.cpp "")
+    file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/pch.cpp CONTENT "")
     add_library(megadict_pch STATIC ${CMAKE_BINARY_DIR}/pch.cpp)
     target_link_libraries(megadict_pch PUBLIC megadict_flags megadict_torch)
     target_precompile_headers(megadict_pch PRIVATE <ATen/ATen.h> <string> <vector>)
