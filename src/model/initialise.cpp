@@ -91,12 +91,6 @@ at::Tensor geometric_median(const at::Tensor& rows_md) {
   return centre.to(at::kFloat);
 }
 
-double total_variance(const at::Tensor& sample_md) {
-  const at::Tensor ones = at::ones({sample_md.size(0)}, sample_md.options().dtype(at::kDouble));
-  const at::Tensor mean = blocked_sum(sample_md, ones) / static_cast<double>(sample_md.size(0));
-  return distances(sample_md, mean).square().mean().item<double>();
-}
-
 Dictionary empty_dictionary(const ModelConfig& config, int64_t n, int64_t d, Range latents,
                             int64_t padded, at::Device device) {
   const auto options = at::TensorOptions(at::kFloat).device(device);

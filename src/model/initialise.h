@@ -24,7 +24,4 @@ Dictionary empty_dictionary(const ModelConfig& config, int64_t n, int64_t d, Ran
 Dictionary initialise(const Mesh& mesh, const ModelConfig& config, int64_t n, Range latents,
                       int64_t padded, const at::Tensor& sample_md, uint64_t seed);
 
-// mean over rows of |x - mean(x)|^2, in fp64.
-double total_variance(const at::Tensor& sample_md);
-
 }  // namespace megadict

@@ -31,6 +31,9 @@ struct SavedDictionary {
 // checkpoint). Exit 2 where there is none, naming what was looked for.
 std::string find_checkpoint(const std::string& path);
 
+// The newest complete folder of RUN/checkpoints, "" where there is none.
+std::string newest_checkpoint(const std::string& run);
+
 // Rows shard_of(n, parts, index) of the dictionary at `folder` (as find_checkpoint returns it).
 // `weights`: "last" or "ema" (exit 2 where no average was kept). Exit 3 on missing or torn files.
 SavedDictionary load_saved(const std::string& folder, const std::string& weights, int64_t parts = 1,

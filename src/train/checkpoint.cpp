@@ -1,0 +1,259 @@
+#include "train/checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "io/json_file.h"
+#include "io/safetensors.h"
+#include "model/checkpoint_reader.h"
+#include "model/initialise.h"
+#include "model/saved.h"
+#include "model/tensor_views.h"
+
+namespace megadict {
+
+namespace {
+
+// A tensor of the state under its name in the file. `split`: has a row per latent that this rank
+// owns; otherwise it is the same on all ranks and part 0 holds it.
+struct Named {
+  std::string name;
+  at::Tensor tensor;
+  bool split;
+};
+
+std::vector<Named> tensors_of(const TrainState& state) {
+  const Dictionary& d = state.dictionary;
+  const auto own = [&](const at::Tensor& t) {
+    return t.narrow(0, state.own.begin, state.own.size());
+  };
+  std::vector<Named> all = {{"W_enc", own(d.w_enc_ld), true},
+                            {"b_enc", own(d.b_enc_l), true},
+                            {"b_dec", d.b_dec_d, false},
+                            {"adam.m.W_enc", state.w_enc.m, true},
+                            {"adam.v.W_enc", state.w_enc.v, true},
+                            {"adam.m.b_enc", state.b_enc.m, true},
+                            {"adam.v.b_enc", state.b_enc.v, true},
+                            {"adam.m.b_dec", state.b_dec.m, false},
+                            {"adam.v.b_dec", state.b_dec.v, false},
+                            {"tokens_since_fired", own(state.tokens_since_fired_l), true}};
+  if (!d.tied()) {
+    all.push_back({"W_dec", own(d.w_dec_ld), true});
+    all.push_back({"adam.m.W_dec", state.w_dec.m, true});
+    all.push_back({"adam.v.W_dec", state.w_dec.v, true});
+  }
+  if (state.ema_w_enc.defined()) {
+    all.push_back({"ema.W_enc", state.ema_w_enc, true});
+    all.push_back({"ema.b_enc", state.ema_b_enc, true});
+    all.push_back({"ema.b_dec", state.ema_b_dec, false});
+    if (!d.tied()) all.push_back({"ema.W_dec", state.ema_w_dec, true});
+  }
+  return all;
+}
+
+// Part numbers follow the latents: feature index first, then data index.
+int part_of(const Mesh& mesh, int feature_index, int data_index) {
+  return feature_index * mesh.data_size() + data_index;
+}
+
+std::string part_name(int part, int parts) {
+  return fmt::format("part_{:02}_of_{:02}.safetensors", part, parts);
+}
+
+Range part_latents(const Mesh& mesh, int64_t n, int feature_index, int data_index) {
+  const Range shard = shard_of(n, mesh.feature_size(), feature_index);
+  const Range own = own_rows(shard.size(), mesh.data_size(), data_index);
+  return {shard.begin + own.begin, shard.begin + own.begin + std::max<int64_t>(own.size(), 0)};
+}
+
+void write_part(const Mesh& mesh, const std::string& folder, const TrainState& state) {
+  const int part = part_of(mesh, mesh.feature_index, mesh.data_index);
+  const Range latents = part_latents(mesh, state.dictionary.n, mesh.feature_index, mesh.data_index);
+  std::vector<at::Tensor> on_cpu;  // owns what the views below point to
+  std::vector<TensorToWrite> tensors;
+  SafetensorsMetadata metadata = {{"format", "megadict"}};
+  std::vector<Named> named = tensors_of(state);
+  if (!state.normalization.mean.empty())
+    named.push_back({"normalize.mean", at::tensor(state.normalization.mean), false});
+  for (const Named& item : named) {
+    if (!item.split && part != 0) continue;
+    on_cpu.push_back(item.tensor.to(at::kCPU).contiguous());
+    const at::Tensor& tensor = on_cpu.back();
+    tensors.push_back({item.name, tensor.sizes().vec(), view_of(tensor)});
+    if (item.split)
+      metadata[item.name + ".latents"] = fmt::format("{}:{}", latents.begin, latents.end);
+  }
+  write_safetensors(folder + "/" + part_name(part, mesh.world->size()), tensors, metadata);
+}
+
+nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, uint64_t seed,
+                                  const TrainState& state) {
+  const ModelConfig& model = state.dictionary.config;
+  nlohmann::ordered_json out;
+  out["format"] = "megadict checkpoint 1";
+  out["step"] = state.step;
+  out["tokens"] = state.tokens;
+  out["n_latents"] = state.dictionary.n;
+  out["d"] = state.dictionary.d;
+  out["model"] = {{"encoder", model.encoder},
+                  {"activation", model.activation},
+                  {"decoder", model.decoder},
+                  {"k", model.k}};
+  out["seed"] = seed;
+  out["var_total"] = state.var_total;
+  out["normalize"] = {{"scale", state.normalization.scale},
+                      {"centred", !state.normalization.mean.empty()}};
+  out["data"] = {{"fingerprint", data.fingerprint},
+                 {"rows", data.rows},
+                 {"dtype", data.dtype},
+                 {"model", data.model},
+                 {"hook", data.hook},
+                 {"tokenizer", data.tokenizer},
+                 {"layer", data.layer}};
+  out["mesh"] = mesh.name();
+  for (int f = 0; f < mesh.feature_size(); ++f)
+    for (int d = 0; d < mesh.data_size(); ++d) {
+      const Range latents = part_latents(mesh, state.dictionary.n, f, d);
+      out["parts"].push_back({{"file", part_name(part_of(mesh, f, d), mesh.world->size())},
+                              {"begin", latents.begin},
+                              {"end", latents.end}});
+    }
+  return out;
+}
+
+void refuse_skipped_rows(const Mesh& mesh, const TrainState& state) {
+  int64_t skipped = state.row_skipped ? 1 : 0;
+  mesh.world->all_reduce(view_of(&skipped, 1), ReduceOp::max, "checkpoint vote");
+  if (skipped)
+    throw Error(
+        ExitCode::diverged,
+        fmt::format("step {}: a gradient was not finite; no checkpoint is written", state.step),
+        "resume the last checkpoint with a lower optim.lr", true);
+}
+
+void refuse_other_data(const std::string& folder, const nlohmann::json& saved,
+                       const DataIdentity& now) {
+  const auto differs = [&](const char* name, const auto& value) {
+    if (saved.at(name) != nlohmann::json(value))
+      fail_agreed(ExitCode::usage,
+                  fmt::format("'{}' was trained on other data: {} was {}, now it is {}", folder,
+                              name, saved.at(name).dump(), nlohmann::json(value).dump()),
+                  "resume with the data of the run, or start anew with --model.init_from");
+  };
+  differs("rows", now.rows);
+  differs("dtype", now.dtype);
+  differs("model", now.model);
+  differs("hook", now.hook);
+  differs("fingerprint", now.fingerprint);
+}
+
+void read_tensor(const CheckpointReader& reader, const Named& item, Range own, at::Tensor& to) {
+  at::Tensor host = at::empty(to.sizes(), to.options().device(at::kCPU));
+  if (item.split)
+    reader.read_rows(item.name, own, view_of(host));
+  else
+    reader.read(item.name, view_of(host));
+  to.copy_(host);
+}
+
+// Weights and counters of the whole shard; optimiser state of the owned rows only.
+void read_state(const CheckpointReader& reader, TrainState& state) {
+  Dictionary& d = state.dictionary;
+  const Range own{d.latents.begin + state.own.begin, d.latents.begin + state.own.end};
+  std::vector<Named> whole = {{"W_enc", d.w_enc_ld, true},
+                              {"b_enc", d.b_enc_l, true},
+                              {"tokens_since_fired", state.tokens_since_fired_l, true}};
+  if (!d.tied()) whole.push_back({"W_dec", d.w_dec_ld, true});
+  for (Named& item : whole) read_tensor(reader, item, d.latents, item.tensor);
+  for (Named& item : tensors_of(state))
+    if (!item.split || item.name.starts_with("adam.") || item.name.starts_with("ema."))
+      read_tensor(reader, item, own, item.tensor);
+}
+
+}  // namespace
+
+void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
+                      const DataIdentity& data, uint64_t seed, const TrainState& state) {
+  refuse_skipped_rows(mesh, state);
+  const std::string name = fmt::format("step_{:09}", state.step);
+  const std::string target = folder.empty() ? run + "/checkpoints/" + name : folder;
+  const std::string temporary = target + ".tmp";
+  if (mesh.world->rank() == 0) {
+    std::filesystem::remove_all(temporary);
+    make_folders(temporary);
+  }
+  mesh.world->barrier("checkpoint folder");
+  write_part(mesh, temporary, state);
+  mesh.world->barrier("checkpoint parts");
+  if (mesh.world->rank() == 0) {
+    write_json(temporary + "/state.json", state_json(mesh, data, seed, state));
+    sync_folder(temporary);
+    if (folder_exists(target)) {  // only `final/` of an earlier end is ever replaced
+      std::filesystem::remove_all(target + ".old");
+      rename_durably(target, target + ".old");
+    }
+    rename_durably(temporary, target);
+    std::filesystem::remove_all(target + ".old");
+    if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
+  }
+  mesh.world->barrier("checkpoint committed");
+}
+
+void prune_checkpoints(const std::string& run, int keep) {
+  std::vector<std::string> complete;
+  for (const auto& entry : std::filesystem::directory_iterator(run + "/checkpoints")) {
+    const std::string path = entry.path().string();
+    if (path.ends_with(".tmp"))
+      std::filesystem::remove_all(path);
+    else if (file_exists(path + "/state.json"))
+      complete.push_back(path);
+  }
+  std::sort(complete.begin(), complete.end());
+  for (size_t i = 0; i + static_cast<size_t>(keep) < complete.size(); ++i)
+    std::filesystem::remove_all(complete[i]);
+}
+
+void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
+                     bool with_ema, at::Device device, TrainState& state) {
+  const CheckpointReader reader(folder);
+  try {
+    const nlohmann::json& saved = reader.state();
+    refuse_other_data(folder, saved.at("data"), data);
+    const Range latents = shard_of(reader.n(), mesh.feature_size(), mesh.feature_index);
+    const int64_t block = ceil_div(latents.size(), mesh.data_size());
+    ModelConfig model = state.dictionary.config;
+    model.encoder = saved.at("model").at("encoder");
+    model.activation = saved.at("model").at("activation");
+    model.decoder = saved.at("model").at("decoder");
+    model.k = saved.at("model").at("k");
+    state.dictionary =
+        empty_dictionary(model, reader.n(), reader.d(), latents, block * mesh.data_size(), device);
+    reset_optimiser(mesh, with_ema, state);
+    state.step = saved.at("step");
+    state.tokens = saved.at("tokens");
+    state.var_total = saved.at("var_total");
+    state.normalization.scale = saved.at("normalize").at("scale");
+    state.normalization.mean.clear();
+    if (saved.at("normalize").at("centred").get<bool>()) {
+      state.normalization.mean.resize(static_cast<size_t>(reader.d()));
+      reader.read("normalize.mean", view_of(state.normalization.mean.data(), reader.d()));
+    }
+    if (with_ema && !reader.has("ema.W_enc"))
+      fail_agreed(ExitCode::usage,
+                  fmt::format("'{}' holds no averaged weights, but optim.ema is set", folder),
+                  "resume without optim.ema");
+    read_state(reader, state);
+  } catch (const nlohmann::json::exception& e) {
+    fail(ExitCode::bad_data,
+         fmt::format("'{}/state.json' is not a checkpoint's state: {}", folder, e.what()));
+  }
+}
+
+}  // namespace megadict

@@ -1,0 +1,34 @@
+// Checkpoints: written to a temporary folder, fsynced, renamed (DESIGN section 6); every rank
+// writes the rows it owns, every mesh can read them (layout: model/saved.h). Besides the weights:
+// adam.m.* and adam.v.* (the optimiser), ema.*, tokens_since_fired.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "train/state.h"
+
+namespace megadict {
+
+// What state.json says of the data set; compared on resume.
+struct DataIdentity {
+  std::string fingerprint;
+  int64_t rows = 0;  // that take part
+  std::string dtype, model, hook, tokenizer;
+  int64_t layer = -1;
+};
+
+// Writes RUN/checkpoints/step_000001000 (or `folder` where given), then RUN/latest. Collective over
+// world. Refuses (exit 4, agreed) when a row was skipped because of a non-finite gradient.
+void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
+                      const DataIdentity& data, uint64_t seed, const TrainState& state);
+
+// Removes all but the newest `keep` checkpoints and what a crash left unfinished. Rank 0 only.
+void prune_checkpoints(const std::string& run, int keep);
+
+// Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
+// differ from `data`, with the difference.
+void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
+                     bool with_ema, at::Device device, TrainState& state);
+
+}  // namespace megadict

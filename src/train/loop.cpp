@@ -1,0 +1,117 @@
+#include "train/loop.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "eval/evaluate.h"
+#include "io/json_file.h"
+#include "model/initialise.h"
+#include "model/saved.h"
+#include "train/dead.h"
+#include "train/run_log.h"
+#include "train/start.h"
+
+namespace megadict {
+
+namespace {
+
+struct Run {
+  const Mesh& mesh;
+  const TrainJob& job;
+  TrainState state;
+  RunLog log;
+  double last_checkpoint_s = 0;  // by rank 0's clock
+  int64_t steps_done = 0;        // since this start
+};
+
+void save(Run& run, const std::string& folder) {
+  write_checkpoint(run.mesh, run.job.run.dir, folder, run.job.identity, run.job.run.seed,
+                   run.state);
+  if (run.mesh.world->rank() == 0 && folder.empty())
+    prune_checkpoints(run.job.run.dir, run.job.checkpoint.keep);
+  if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
+}
+
+void evaluate_now(Run& run, bool final) {
+  if (!run.job.eval_data) return;
+  const MetricReport report =
+      evaluate(run.mesh, run.state.dictionary, run.state.normalization, *run.job.eval_data,
+               {run.job.eval.tokens, run.job.data_config.batch_size});
+  run.log.evaluation(run.state, report, final);
+}
+
+// What the step's own sums and rank 0's clock ask for; the same on every rank.
+bool checkpoint_due(const Run& run, const StepResult& result) {
+  const CheckpointConfig& config = run.job.checkpoint;
+  if (config.every_steps > 0 && run.state.step % config.every_steps == 0) return true;
+  return config.every_minutes > 0 &&
+         result.clock_s - run.last_checkpoint_s >= 60 * config.every_minutes;
+}
+
+[[noreturn]] void diverged(const Run& run) {
+  const std::string kept = newest_checkpoint(run.job.run.dir);
+  throw Error(ExitCode::diverged,
+              fmt::format("step {}: values are not finite on mesh {}; no checkpoint is written, {}",
+                          run.state.step, run.mesh.name(),
+                          kept.empty() ? "none exists" : "'" + kept + "' is kept"),
+              "look at the rows named above; lower optim.lr, or set data.max_norm_multiple", true);
+}
+
+// Saves and says how the program has to end (cluster.md section 2).
+ExitCode stop(Run& run, StopRequest request) {
+  save(run, "");
+  ignore_stop_signals();
+  say(fmt::format("stopped at step {} of {} after {}", run.state.step, run.job.step.total_steps,
+                  request == StopRequest::terminate ? "TERM" : "USR1"));
+  return request == StopRequest::terminate ? ExitCode::terminated : ExitCode::requeue;
+}
+
+ExitCode steps(Run& run, BatchStream& stream) {
+  const TrainJob& job = run.job;
+  StepWorkspace workspace = make_workspace(run.state);
+  while (run.state.step < job.step.total_steps) {
+    const int64_t next = run.state.step + 1;
+    const bool logged = next % job.log.every_steps == 0 || next == job.step.total_steps;
+    const StepResult result = train_step(run.mesh, job.step, stream, logged, run.state, workspace);
+    if (!result.finite) diverged(run);
+    if (run.steps_done++ == 0) run.last_checkpoint_s = result.clock_s;
+    if (logged)
+      run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),
+                   stream.wait_seconds());
+    if (job.eval.every_steps > 0 && run.state.step % job.eval.every_steps == 0 &&
+        run.state.step < job.step.total_steps)
+      evaluate_now(run, false);
+    if (run.state.step == job.step.total_steps) break;
+    if (result.stop != StopRequest::none) return stop(run, result.stop);
+    if (checkpoint_due(run, result)) {
+      save(run, "");
+      run.last_checkpoint_s = result.clock_s;
+    }
+  }
+  return ExitCode::done;
+}
+
+}  // namespace
+
+ExitCode run_training(const Mesh& mesh, const TrainJob& job) {
+  const at::NoGradGuard no_grad;
+  Run run{mesh, job, start_state(mesh, job), RunLog(mesh, job), 0, 0};
+  run.log.begin(run.state);
+  if (run.state.step < job.step.total_steps) {
+    BatchStream stream(*job.data, *job.plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,
+                       mesh.feature_index, run.state.step, job.data_config.queue);
+    const ExitCode code = steps(run, stream);
+    if (code != ExitCode::done) return code;
+    save(run, "");
+  }
+  save(run, job.run.dir + "/final");
+  evaluate_now(run, true);
+  run.log.end(run.state);
+  return ExitCode::done;
+}
+
+}  // namespace megadict

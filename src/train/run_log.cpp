@@ -1,0 +1,106 @@
+#include "train/run_log.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "io/json_file.h"
+
+namespace megadict {
+
+using nlohmann::ordered_json;
+
+RunLog::RunLog(const Mesh& mesh, const TrainJob& job) : mesh_(mesh), job_(job) {}
+
+double RunLog::comm_seconds() const {
+  return mesh_.world->seconds() + mesh_.feature->seconds() + mesh_.data->seconds();
+}
+
+void RunLog::begin(const TrainState& state) {
+  begin_s_ = last_s_ = seconds_now();
+  begin_tokens_ = last_tokens_ = state.tokens;
+  last_comm_s_ = comm_seconds();
+  if (mesh_.world->rank() != 0) return;
+  const std::string path = job_.run.dir + "/metrics.jsonl";
+  // Lines after the checkpoint belong to steps that are done again.
+  if (file_exists(path))
+    filter_json_lines(path, [&](const ordered_json& line) {
+      return line.value("step", int64_t{0}) <= state.step;
+    });
+  metrics_ = std::make_unique<JsonLines>(path);
+  const Dictionary& d = state.dictionary;
+  say(fmt::format("{} {} encoder, {} decoder, n {}, d {}, k {}; mesh {} (data x feature)",
+                  d.config.activation, d.config.encoder, d.config.decoder, d.n, d.d, d.config.k,
+                  mesh_.name()));
+  say(fmt::format("steps {} to {}, {} rows each, lr {:.3g}, dead after {} tokens", state.step,
+                  job_.step.total_steps, job_.data_config.batch_size, job_.step.optim.lr,
+                  job_.step.dead.window_tokens));
+  say(fmt::format("{:>9} {:>11} {:>8} {:>7} {:>7} {:>9} {:>10} {:>7} {:>7}", "step", "tokens",
+                  "fvu", "l0", "dead %", "lr", "tokens/s", "data s", "comm s"));
+}
+
+void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, double data_wait_s) {
+  const double now = seconds_now(), comm = comm_seconds();
+  const double rate = static_cast<double>(state.tokens - last_tokens_) / (now - last_s_);
+  const double data_s = data_wait_s - last_data_wait_s_, comm_s = comm - last_comm_s_;
+  last_s_ = now;
+  last_tokens_ = state.tokens;
+  last_data_wait_s_ = data_wait_s;
+  last_comm_s_ = comm;
+  if (!metrics_) return;
+  const bool known = dead >= 0;
+  const double dead_pct =
+      100.0 * static_cast<double>(dead) / static_cast<double>(state.dictionary.n);
+  ordered_json line;
+  line["step"] = state.step;
+  line["tokens"] = state.tokens;
+  line["fvu"] = r.fvu;
+  line["l0"] = r.l0;
+  line["dead_pct"] = known ? ordered_json(dead_pct) : ordered_json();
+  line["lr"] = r.lr;
+  line["grad_norm"] = r.grad_norm;
+  line["tokens_per_s"] = rate;
+  line["data_wait_s"] = data_s;
+  line["comm_s"] = comm_s;
+  line["losses/overall_loss"] = r.loss;
+  line["losses/mse_loss"] = r.mse;
+  line["losses/auxiliary_reconstruction_loss"] = r.aux_loss;
+  line["losses/l1_loss"] = r.l1_loss;
+  line["metrics/explained_variance"] = 1 - r.fvu;
+  line["metrics/l0"] = r.l0;
+  line["sparsity/dead_features"] = known ? ordered_json(dead) : ordered_json();
+  line["details/current_learning_rate"] = r.lr;
+  line["details/n_training_samples"] = state.tokens;
+  metrics_->append(line);
+  say(fmt::format("{:>9} {:>11} {:>8.5f} {:>7.2f} {:>7} {:>9.2e} {:>10.0f} {:>7.2f} {:>7.2f}",
+                  state.step, state.tokens, r.fvu, r.l0,
+                  known ? fmt::format("{:.2f}", dead_pct) : "-", r.lr, rate, data_s, comm_s));
+}
+
+void RunLog::evaluation(const TrainState& state, const MetricReport& report, bool final) {
+  if (!metrics_) return;
+  ordered_json out = metrics_json(report);
+  out["step"] = state.step;
+  out["tokens"] = state.tokens;
+  write_json(job_.run.dir + "/eval.json", out);
+  if (final) write_json(job_.run.dir + "/final/eval.json", out);
+  ordered_json line;
+  line["step"] = state.step;
+  line["tokens"] = state.tokens;
+  for (const char* name : {"fvu", "explained_variance", "l0", "dead_pct"})
+    line[std::string("eval/") + name] = out[name];
+  metrics_->append(line);
+  say(fmt::format("held-out: fvu {:.5f}, l0 {:.2f}, {:.2f} % of the latents never fire on {} rows",
+                  report["fvu"], report["l0"], report["dead_pct"], out["rows"].get<int64_t>()));
+}
+
+void RunLog::end(const TrainState& state) {
+  const double seconds = seconds_now() - begin_s_;
+  say(fmt::format("done: {} tokens in {:.1f} s; weights in {}/final", state.tokens - begin_tokens_,
+                  seconds, job_.run.dir));
+}
+
+}  // namespace megadict

@@ -1,0 +1,33 @@
+// What a run says: one line per interval on stdout, the same numbers in metrics.jsonl (names of
+// formats.md 1.2), evaluations, the end. Rank 0 writes, but computing rates is collective-free.
+#pragma once
+
+#include <memory>
+
+#include "eval/metrics.h"
+#include "io/json_lines.h"
+#include "train/loop.h"
+
+namespace megadict {
+
+class RunLog {
+ public:
+  RunLog(const Mesh& mesh, const TrainJob& job);
+  void begin(const TrainState& state);
+  // `dead`: latents, -1 while unknown. `data_wait_s`: this rank's total so far.
+  void step(const TrainState& state, const StepResult& result, int64_t dead, double data_wait_s);
+  // Also written to eval.json; the final one as final/eval.json too.
+  void evaluation(const TrainState& state, const MetricReport& report, bool final);
+  void end(const TrainState& state);
+
+ private:
+  double comm_seconds() const;
+
+  const Mesh& mesh_;
+  const TrainJob& job_;
+  std::unique_ptr<JsonLines> metrics_;  // rank 0 only
+  double begin_s_ = 0, last_s_ = 0, last_data_wait_s_ = 0, last_comm_s_ = 0;
+  int64_t begin_tokens_ = 0, last_tokens_ = 0;
+};
+
+}  // namespace megadict

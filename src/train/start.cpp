@@ -1,0 +1,105 @@
+#include "train/start.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "data/batch_stream.h"
+#include "data/normalization.h"
+#include "model/initialise.h"
+#include "model/saved.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr double kGammaWarning = 2.0;
+
+struct Sample {
+  at::Tensor rows_md;  // normalised
+  SampleStatistics facts;
+};
+
+at::Tensor normalized(const at::Tensor& raw_md, const Normalization& normalization) {
+  at::Tensor x = raw_md;
+  if (!normalization.mean.empty()) x = x - at::tensor(normalization.mean);
+  return x * normalization.scale;
+}
+
+Sample read_sample(const TrainJob& job) {
+  const std::vector<int64_t> ids = job.plan->sample(kSampleRows);
+  const auto rows = static_cast<int64_t>(ids.size()), d = job.data->width();
+  at::Tensor raw = at::empty({rows, d}, at::kFloat);
+  read_rows(*job.data, ids, raw.mutable_data_ptr<float>());
+  Sample out;
+  out.facts = measure_sample(job.data_config, raw.const_data_ptr<float>(), rows, d);
+  out.rows_md = normalized(raw, out.facts.normalization);
+  return out;
+}
+
+void report(const Sample& sample) {
+  const SampleStatistics& facts = sample.facts;
+  say(fmt::format("sample of {} rows: mean norm {:.4g}, |mean|/std {:.3g}, scale {:.4g}",
+                  sample.rows_md.size(0), facts.mean_norm, facts.gamma, facts.normalization.scale));
+  if (facts.gamma > kGammaWarning && facts.normalization.mean.empty())
+    note(
+        fmt::format("note: the mean row is {:.1f} times as long as the rows' spread; many latents "
+                    "may die. hint: --data.center true",
+                    facts.gamma));
+}
+
+Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, int64_t padded,
+                        TrainState& state) {
+  const std::string folder = find_checkpoint(job.model.init_from);
+  const SavedDictionary saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index);
+  const Dictionary& from = saved.dictionary;
+  const auto differs = [&](const char* what, const auto& there, const auto& here) {
+    if (there != here)
+      fail_agreed(ExitCode::usage, fmt::format("model.init_from '{}' has {} {}, this run {}",
+                                               folder, what, there, here));
+  };
+  differs("d", from.d, job.data->width());
+  differs("n_latents", from.n, job.model.n_latents);
+  differs("encoder", from.config.encoder, job.model.encoder);
+  differs("activation", from.config.activation, job.model.activation);
+  differs("decoder", from.config.decoder, job.model.decoder);
+  Dictionary out = empty_dictionary(job.model, from.n, from.d, latents, padded, job.device);
+  out.w_enc_ld.copy_(from.w_enc_ld);
+  if (!out.tied()) out.w_dec_ld.copy_(from.w_dec_ld);
+  out.b_enc_l.copy_(from.b_enc_l);
+  out.b_dec_d.copy_(from.b_dec_d);
+  // Its weights belong to its own normalisation.
+  const double ratio = saved.normalization.scale / state.normalization.scale;
+  state.var_total *= ratio * ratio;
+  state.normalization = saved.normalization;
+  say(fmt::format("starting from '{}' (step {})", folder, saved.step));
+  return out;
+}
+
+}  // namespace
+
+TrainState start_state(const Mesh& mesh, const TrainJob& job) {
+  TrainState state;
+  const bool with_ema = job.step.optim.ema > 0;
+  if (!job.resume_from.empty()) {
+    state.dictionary.config = job.model;
+    read_checkpoint(mesh, job.resume_from, job.identity, with_ema, job.device, state);
+    say(fmt::format("resuming '{}' at step {}", job.resume_from, state.step));
+    return state;
+  }
+  const Sample sample = read_sample(job);
+  report(sample);
+  state.normalization = sample.facts.normalization;
+  state.var_total = sample.facts.var_total;
+  const int64_t n = job.model.n_latents;
+  const Range latents = shard_of(n, mesh.feature_size(), mesh.feature_index);
+  const int64_t padded = ceil_div(latents.size(), mesh.data_size()) * mesh.data_size();
+  state.dictionary = job.model.init_from.empty()
+                         ? initialise(mesh, job.model, n, latents, padded,
+                                      sample.rows_md.to(job.device), job.run.seed)
+                         : from_another(mesh, job, latents, padded, state);
+  reset_optimiser(mesh, with_ema, state);
+  return state;
+}
+
+}  // namespace megadict
