@@ -15,8 +15,11 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Shortest text that reads back as the same number; whole numbers without a fraction.
+// Shortest text that reads back as the same number; whole numbers without a fraction, large powers
+// of ten as 1e9.
 std::string number_text(double value) {
+  const double exponent = std::log10(value);
+  if (value >= 1e6 && exponent == std::floor(exponent)) return fmt::format("1e{:.0f}", exponent);
   if (value == std::floor(value) && std::fabs(value) < 1e15) return fmt::format("{:.0f}", value);
   return fmt::format("{}", value);
 }
@@ -39,9 +42,11 @@ bool in_range(const Allowed& allowed, long double value) {
 }
 
 [[noreturn]] void refuse(const Field& field, std::string_view text, const std::string& where,
-                         const std::string& why) {
-  fail_agreed(ExitCode::usage, fmt::format("{} = {} ({}): {}; allowed: {}", field.name,
-                                           in_quotes(text), where, why, allowed_text(field)));
+                         const std::string& why, const std::string& hint = "") {
+  fail_agreed(ExitCode::usage,
+              fmt::format("{} = {} ({}): {}; allowed: {}", field.name, in_quotes(text), where, why,
+                          allowed_text(field)),
+              hint);
 }
 
 enum class Parsed { ok, malformed, overflow };
@@ -151,21 +156,14 @@ void check_field(const Field& field, const std::string& where) {
       for (const std::string& choice : allowed.choices)
         if (choice == value) return;
       const std::string near = nearest_name(value, allowed.choices);
-      refuse(field, value, where,
-             near.empty() ? "not a known value" : fmt::format("did you mean '{}'?", near));
+      refuse(field, value, where, "not a known value",
+             near.empty() ? "" : fmt::format("did you mean '{}'?", near));
     } else if constexpr (!std::is_same_v<T, bool>) {
       if (!in_range(allowed, static_cast<long double>(value)))
         refuse(field, value_text(field), where, "out of range");
     }
   };
   std::visit([&](const auto* value) { check(*value); }, field.target);
-}
-
-std::string kind_text(const Field& field) {
-  if (std::holds_alternative<std::string*>(field.target)) return "TEXT";
-  if (std::holds_alternative<bool*>(field.target)) return "true|false";
-  if (std::holds_alternative<double*>(field.target)) return "NUMBER";
-  return "INT";
 }
 
 std::string value_text(const Field& field) {
@@ -191,6 +189,13 @@ std::string allowed_text(const Field& field) {
       std::holds_alternative<double*>(field.target) ? "a number" : "an integer";
   const std::string range = range_text(field.allowed);
   return range.empty() ? kind : kind + ", " + range;
+}
+
+std::string short_allowed_text(const Field& field) {
+  if (std::holds_alternative<bool*>(field.target)) return "true, false";
+  if (!field.allowed.choices.empty())
+    return fmt::format("{}", fmt::join(field.allowed.choices, ", "));
+  return range_text(field.allowed);
 }
 
 std::string in_quotes(std::string_view text) {

@@ -54,9 +54,10 @@ void set_field(const Field& field, std::string_view text, const std::string& whe
 // Refuses a present value that is out of range, as set_field does.
 void check_field(const Field& field, const std::string& where);
 
-std::string kind_text(const Field& field);     // "TEXT", "INT", "NUMBER", "true|false"
 std::string value_text(const Field& field);    // as a user would type it; "" for empty text
 std::string allowed_text(const Field& field);  // "an integer, 1 or more"
+std::string short_allowed_text(
+    const Field& field);  // for help: "1 or more"; "" where all is allowed
 
 // `text` between quotes on one line: control characters escaped, long text cut.
 std::string in_quotes(std::string_view text);

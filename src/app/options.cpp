@@ -151,14 +151,12 @@ void check_required(const OptionSet& set, const Sources& sources) {
   }
 }
 
+// "  --data.tokens              0          training length; 0 = one pass [rows; 0 to 1e15]"
 std::string field_line(const Field& field, const std::string& shown_name) {
-  const std::string value = value_text(field);
-  std::string notes = field.unit;
-  const bool free_text =
-      std::holds_alternative<std::string*>(field.target) && field.allowed.choices.empty();
-  if (!free_text) notes += (notes.empty() ? "" : "; ") + allowed_text(field);
+  const std::string value = value_text(field), allowed = short_allowed_text(field);
+  const std::string unit = field.unit + (field.unit.empty() || allowed.empty() ? "" : "; ");
   return fmt::format("  {:<26} {:<10} {}{}\n", shown_name, value.empty() ? "-" : value, field.help,
-                     notes.empty() ? "" : " [" + notes + "]");
+                     unit.empty() && allowed.empty() ? "" : " [" + unit + allowed + "]");
 }
 
 }  // namespace

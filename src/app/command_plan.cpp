@@ -1,0 +1,134 @@
+// megadict plan: what a configuration costs on a mesh, by formula.
+#include <fmt/format.h>
+
+#include "app/commands.h"
+#include "app/fields.h"
+#include "app/plan.h"
+#include "app/settings.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/range.h"
+
+namespace megadict {
+
+namespace {
+
+struct PlanOptions {
+  int64_t width = 0;
+  int64_t rows = 0;
+  int ranks = 0;
+  std::string dtype = "float32";
+};
+
+OptionSet options(Config& config, PlanOptions& own) {
+  OptionSet set{
+      .command = "plan",
+      .summary = "Memory, bytes on the wire and disk of a configuration, without running it.",
+      .fields = fields_of(config),
+      .config_file = true,
+      .required = {"width"}};
+  set.fields.insert(
+      set.fields.end(),
+      {{"width", &own.width, "", "width of the activations, d", between(1, 1e6)},
+       {"rows", &own.rows, "rows", "of the data set; 0 = not known", between(0, 1e15)},
+       {"ranks", &own.ranks, "ranks", "of the mesh; 0 = mesh.data x mesh.feature, else those here",
+        between(0, 1048576)},
+       {"dtype", &own.dtype, "", "of the shards", one_of({"float32", "float16", "bfloat16"})}});
+  return set;
+}
+
+int planned_ranks(const PlanOptions& own, const MeshConfig& mesh, int here) {
+  if (own.ranks > 0) return own.ranks;
+  const int64_t asked = int64_t{mesh.data} * mesh.feature;
+  return asked > 0 ? static_cast<int>(asked) : here;
+}
+
+void say_model(const Settings& settings, const PlanInput& in, const DataFacts& facts) {
+  const DiskPlan on_disk = disk(in);
+  say(fmt::format("dictionary   {} latents of width {}: {} parameters, {} in fp32", in.latents,
+                  in.width, parameters(in), bytes_text(4 * parameters(in))));
+  say(fmt::format("batch        {} rows in micro-batches of {}", in.batch, in.micro));
+  say(fmt::format("steps        {}", facts.steps > 0 ? fmt::format("{} ({} rows)", facts.steps,
+                                                                   settings.config.data.tokens)
+                                                     : "not known: give --data.tokens or --rows"));
+  say(fmt::format("optim.lr     {:.4g} ({})", settings.config.optim.lr,
+                  source_of(settings, "optim.lr")));
+  say(fmt::format("checkpoint   {}; at most {} on disk with {} kept",
+                  bytes_text(on_disk.checkpoint), bytes_text(on_disk.peak), in.keep));
+}
+
+void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
+  const MemoryPlan held = memory(in, mesh.data, mesh.feature);
+  say(fmt::format("\nmesh {}x{} (data x feature), largest rank", mesh.data, mesh.feature));
+  const auto line = [](const char* what, int64_t bytes, const char* meaning) {
+    say(fmt::format("  {:<28} {:>18} B {:>10}  {}", what, bytes, bytes_text(bytes), meaning));
+  };
+  line("weights", held.weights, "fp32, its latents");
+  line("moments", held.moments, "Adam's m and v, the rows it updates");
+  line("gradients", held.gradients, "fp32, its latents");
+  if (in.average) line("average", held.average, "the rows it updates");
+  line("counters", held.counters, "when a latent last fired");
+  line("buffers", held.buffers, "micro-batches in flight and read ahead");
+  line("peak memory", held.peak(), "without the program and its libraries");
+  if (mesh.data * mesh.feature == 1) return;
+  say("received from other ranks in one step");
+  const auto moved = transfers(in, mesh.data, mesh.feature);
+  for (const Transfer& transfer : moved)
+    if (transfer.bytes > 0)
+      line(transfer.what, transfer.bytes,
+           fmt::format("step {}, {} axis", transfer.step, transfer.axis).c_str());
+  line("total", total_bytes(moved), in.k_aux > 0 ? "while there are dead latents" : "");
+}
+
+void say_all_meshes(const PlanInput& in, int ranks, const MeshConfig& chosen) {
+  const auto meshes = meshes_of(ranks, in.latents);
+  int64_t least = -1;
+  for (const MeshConfig& mesh : meshes) {
+    const int64_t bytes = total_bytes(transfers(in, mesh.data, mesh.feature));
+    if (least < 0 || bytes < least) least = bytes;
+  }
+  say(fmt::format("\nmeshes of {} rank(s): memory of a rank, bytes it receives in one step",
+                  ranks));
+  say(fmt::format("  {:>11} {:>10} {:>10} {:>10} {:>10} {:>10}", "data x feat", "memory", "feature",
+                  "data", "world", "total"));
+  for (const MeshConfig& mesh : meshes) {
+    const auto moved = transfers(in, mesh.data, mesh.feature);
+    const int64_t total = total_bytes(moved);
+    const bool is_chosen = mesh.data == chosen.data;
+    say(fmt::format("  {:>11} {:>10} {:>10} {:>10} {:>10} {:>10}{}{}",
+                    fmt::format("{}x{}", mesh.data, mesh.feature),
+                    bytes_text(memory(in, mesh.data, mesh.feature).peak()),
+                    bytes_text(total_bytes(moved, "feature")),
+                    bytes_text(total_bytes(moved, "data")), bytes_text(total_bytes(moved, "world")),
+                    bytes_text(total), is_chosen ? "  chosen" : "",
+                    total == least ? "  fewest bytes" : ""));
+  }
+}
+
+}  // namespace
+
+std::string help_plan() {
+  Config config;
+  PlanOptions own;
+  return help_text(options(config, own));
+}
+
+int run_plan(Launch& launch, const Args& args) {
+  Settings settings;
+  PlanOptions own;
+  settings.sources = read_options(options(settings.config, own), args);
+  check_config(settings.config);
+  const DataConfig& data = settings.config.data;
+  DataFacts facts{.width = own.width, .rows = own.rows};
+  facts.ranks = planned_ranks(own, settings.config.mesh, launch.facts().ranks);
+  facts.steps = (data.tokens > 0 ? data.tokens : own.rows) / data.batch_size;
+  check_against_data(settings, facts);
+  for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
+  const PlanInput in = plan_input(settings.config, own.width, own.dtype == "float32" ? 4 : 2);
+  say_model(settings, in, facts);
+  say_mesh(in, settings.config.mesh);
+  if (facts.ranks > 1) say_all_meshes(in, facts.ranks, settings.config.mesh);
+  return 0;
+}
+
+}  // namespace megadict

@@ -1,0 +1,59 @@
+#include "app/commands.h"
+
+#include <fmt/format.h>
+
+#include "app/options.h"
+#include "base/error.h"
+#include "base/log.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr Command kCommands[] = {
+    {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
+     help_plan},
+    {"info", "build, processor, MPI, GPUs and the rank map", run_info, help_info},
+};
+
+}  // namespace
+
+std::span<const Command> all_commands() {
+  return kCommands;
+}
+
+std::string table_help(std::span<const Command> table, const std::string& prefix) {
+  std::string text = fmt::format("usage: {} COMMAND [--name value ...]\n\n", prefix);
+  for (const Command& command : table)
+    text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+  return text + fmt::format("\n{} COMMAND --help lists what a command takes.", prefix);
+}
+
+int dispatch(std::span<const Command> table, const std::string& prefix, Launch& launch,
+             const Args& args) {
+  if (args.empty())
+    fail_agreed(ExitCode::usage, fmt::format("{} needs a command", in_quotes(prefix)),
+                prefix + " --help");
+  const std::string& name = args.front();
+  if (name == "--help" || name == "-h") {
+    say(table_help(table, prefix));
+    return 0;
+  }
+  std::vector<std::string> names = {"--help"};
+  for (const Command& command : table) {
+    names.emplace_back(command.name);
+    if (command.name != name) continue;
+    const Args rest(args.begin() + 1, args.end());
+    const bool for_member = command.is_group && !rest.empty() && !rest.front().starts_with("-");
+    if (wants_help(rest) && !for_member) {
+      say(command.help());
+      return 0;
+    }
+    return command.run(launch, rest);
+  }
+  const std::string near = nearest_name(name, names);
+  fail_agreed(ExitCode::usage, fmt::format("unknown command {}", in_quotes(name)),
+              near.empty() ? prefix + " --help" : fmt::format("did you mean '{}'?", near));
+}
+
+}  // namespace megadict

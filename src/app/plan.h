@@ -1,0 +1,76 @@
+// Memory, bytes on the wire and disk of a run on a mesh, by formula: pure functions, no data and
+// no ranks needed. Formulas: DESIGN section 8 ("Payloads", "Sizes that do not divide") with fp32
+// payloads, data axis option B (reduce-scatter of gradients, all-gather of updated rows).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "app/config.h"
+
+namespace megadict {
+
+struct PlanInput {
+  int64_t width = 0;         // d
+  int64_t latents = 0;       // n
+  int64_t k = 0;             // active per row; unused without topk
+  int64_t batch = 0;         // rows of the global batch
+  int64_t micro = 0;         // rows of the global micro-batch
+  int64_t k_aux = 0;         // 0 = no AuxK
+  int64_t sample_bytes = 4;  // of one element of x in the shards
+  int64_t queue = 4;         // micro-batches read ahead
+  int64_t keep = 2;          // checkpoints kept
+  bool topk = true;          // false: codes without bound on their number
+  bool tied = false;
+  bool average = false;  // a second, averaged copy of the weights
+};
+
+// Of a configuration whose "0 = ..." are resolved (check_against_data).
+PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes);
+
+// Bytes that one rank receives from others in one optimiser step (all its micro-batches).
+struct Transfer {
+  const char* step;  // row of the step table, performance.md 5.1
+  const char* what;
+  const char* axis;  // "feature", "data", "world"
+  int64_t bytes = 0;
+};
+
+// Candidates a rank sends per row and owner: min(k, ceil(k/F + 6 sqrt(k/F) + 4)).
+int64_t candidates_per_row(int64_t k, int feature_size);
+
+// In the order of the step. Largest rank of the mesh where sizes do not divide.
+std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_size);
+int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis = "");
+
+// Bytes of the rank that holds most; without the program and its libraries.
+struct MemoryPlan {
+  int64_t weights = 0;    // W_enc, W_dec, biases: fp32, this rank's latents
+  int64_t moments = 0;    // Adam's m and v of the rows this rank updates (1/D of its latents)
+  int64_t gradients = 0;  // [latents, 2d+1] fp32
+  int64_t average = 0;    // the averaged copy, rows this rank updates
+  int64_t counters = 0;   // per latent: when it last fired
+  int64_t buffers = 0;    // one micro-batch in flight and those read ahead
+  int64_t peak() const { return weights + moments + gradients + average + counters + buffers; }
+};
+
+MemoryPlan memory(const PlanInput& in, int data_size, int feature_size);
+
+struct DiskPlan {
+  int64_t checkpoint = 0;  // one, all parts: weights, moments, counters, average
+  int64_t peak = 0;        // those kept, one being written, and final/
+};
+
+DiskPlan disk(const PlanInput& in);
+
+// Parameters of the dictionary (numbers, not bytes).
+int64_t parameters(const PlanInput& in);
+
+// All D x F = ranks with at most one feature rank per latent, D ascending.
+std::vector<MeshConfig> meshes_of(int ranks, int64_t latents);
+
+// "12.3 GiB", "512 B".
+std::string bytes_text(int64_t bytes);
+
+}  // namespace megadict

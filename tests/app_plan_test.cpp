@@ -1,0 +1,214 @@
+#include "app/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+
+#include "app/fields.h"
+#include "app/settings.h"
+
+namespace megadict {
+namespace {
+
+// B = 64, D = F = 2, d = 16, n = 128, k = 4.
+PlanInput small() {
+  PlanInput in;
+  in.width = 16;
+  in.latents = 128;
+  in.k = 4;
+  in.batch = in.micro = 64;
+  return in;
+}
+
+int64_t bytes_of(const std::vector<Transfer>& all, const std::string& what) {
+  for (const Transfer& transfer : all)
+    if (what == transfer.what) return transfer.bytes;
+  ADD_FAILURE() << "no transfer '" << what << "'";
+  return -1;
+}
+
+TEST(Transfers, MatchTheWorkedExample) {
+  const auto all = transfers(small(), 2, 2);
+  EXPECT_EQ(candidates_per_row(4, 2), 4);
+  EXPECT_EQ(bytes_of(all, "rows of x"), 1024);
+  EXPECT_EQ(bytes_of(all, "top-k candidates"), 256);
+  EXPECT_EQ(bytes_of(all, "thresholds"), 128);
+  EXPECT_EQ(bytes_of(all, "partial reconstructions"), 1024);
+  EXPECT_EQ(bytes_of(all, "residual gradient"), 1024);
+  EXPECT_EQ(bytes_of(all, "b_dec gradient and scalars"), 192);
+  EXPECT_EQ(bytes_of(all, "fired bits"), 8);
+  EXPECT_EQ(bytes_of(all, "gradient rows") + bytes_of(all, "updated rows"), 8448);
+  EXPECT_EQ(bytes_of(all, "finite flags"), 16);
+  EXPECT_EQ(total_bytes(all, "feature"), 1024 + 256 + 128 + 1024 + 1024);
+  EXPECT_EQ(total_bytes(all), 3456 + 16 + 8448 + 192 + 8);
+}
+
+TEST(Transfers, HalvePrecisionShardsHalveX) {
+  PlanInput in = small();
+  in.sample_bytes = 2;
+  EXPECT_EQ(bytes_of(transfers(in, 2, 2), "rows of x"), 512);
+}
+
+// B_l = 65536, d = 768, k = 32, F = 8 (performance.md 5.1): x of 2 bytes, all else 4.
+TEST(Transfers, MatchTheLargeExample) {
+  PlanInput in;
+  in.width = 768;
+  in.latents = 131072;
+  in.k = 32;
+  in.batch = in.micro = 65536;
+  in.sample_bytes = 2;
+  const auto all = transfers(in, 1, 8);
+  EXPECT_EQ(bytes_of(all, "rows of x"), 88080384);
+  EXPECT_EQ(bytes_of(all, "top-k candidates"), 4587520);
+  EXPECT_EQ(bytes_of(all, "thresholds"), 458752);
+  EXPECT_EQ(bytes_of(all, "partial reconstructions"), 176160768);
+  EXPECT_EQ(bytes_of(all, "residual gradient"), 2 * 88080384);
+}
+
+TEST(Transfers, CandidateCountsOfTheTable) {
+  const std::map<int, int64_t> expected = {{2, 32}, {4, 29}, {8, 20}, {16, 15}, {32, 11}, {64, 9}};
+  for (const auto& [parts, candidates] : expected)
+    EXPECT_EQ(candidates_per_row(32, parts), candidates) << parts;
+}
+
+TEST(Transfers, OneRankReceivesNothing) {
+  PlanInput in = small();
+  in.k_aux = 8;
+  EXPECT_EQ(total_bytes(transfers(in, 1, 1)), 0);
+}
+
+// Five rows over D = 2, F = 3: three rows a data row, padded to one an owner.
+TEST(Transfers, PadSizesThatDoNotDivide) {
+  PlanInput in = small();
+  in.batch = in.micro = 5;
+  in.latents = 7;
+  const auto all = transfers(in, 2, 3);
+  EXPECT_EQ(bytes_of(all, "rows of x"), 4 * 16 * 1 * 2);
+  EXPECT_EQ(bytes_of(all, "gradient rows"), 4 * 33 * 2);  // shards of 3, 2, 2 latents, padded to 4
+  EXPECT_EQ(bytes_of(all, "fired bits"), 1);
+}
+
+TEST(Transfers, MicroBatchesSumUp) {
+  PlanInput in = small();
+  in.micro = 16;
+  EXPECT_EQ(total_bytes(transfers(in, 2, 2)), total_bytes(transfers(small(), 2, 2)));
+  in.micro = 24;  // 24 + 24 + 16
+  EXPECT_EQ(total_bytes(transfers(in, 2, 2)), total_bytes(transfers(small(), 2, 2)));
+}
+
+TEST(Transfers, ReluSendsNoCandidatesAndAuxkASecondReconstruction) {
+  PlanInput in = small();
+  in.topk = false;
+  EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024);
+  in.k_aux = 4;
+  EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024 + 256 + 128 + 2 * 1024);
+}
+
+TEST(Memory, CountsWeightsMomentsAndGradients) {
+  PlanInput in = small();
+  const MemoryPlan whole = memory(in, 1, 1);
+  EXPECT_EQ(whole.weights, 4 * (128 * 33 + 16));
+  EXPECT_EQ(whole.moments, 2 * 4 * (128 * 33 + 16));
+  EXPECT_EQ(whole.gradients, 4 * 128 * 33);
+  EXPECT_EQ(whole.average, 0);
+  EXPECT_EQ(whole.counters, 8 * 128);
+  const MemoryPlan part = memory(in, 2, 2);
+  EXPECT_EQ(part.weights, 4 * (64 * 33 + 16));
+  EXPECT_EQ(part.moments, 2 * 4 * (32 * 33 + 16));
+  EXPECT_EQ(part.gradients, 4 * 64 * 33);
+  EXPECT_LT(part.buffers, whole.buffers);
+  in.tied = true;
+  EXPECT_EQ(memory(in, 1, 1).weights, 4 * (128 * 17 + 16));
+  in.average = true;
+  EXPECT_EQ(memory(in, 1, 1).average, 4 * (128 * 17 + 16));
+}
+
+// A million latents of width 768: the table of performance.md 2.5 (2nd parameters).
+TEST(Memory, MatchesTheTableOfSizes) {
+  PlanInput in;
+  in.width = 768;
+  in.latents = 1048576;
+  in.k = 32;
+  in.batch = in.micro = 4096;
+  const MemoryPlan held = memory(in, 1, 1);
+  EXPECT_NEAR(static_cast<double>(held.weights) / 1e9, 6.44, 0.01);
+  EXPECT_NEAR(static_cast<double>(held.moments) / 1e9, 12.9, 0.05);
+  EXPECT_NEAR(static_cast<double>(held.weights + held.gradients + held.moments) / 1e9, 25.8, 0.05);
+}
+
+TEST(Disk, HoldsThoseKeptAndOneBeingWritten) {
+  const PlanInput in = small();
+  const DiskPlan plan = disk(in);
+  EXPECT_EQ(parameters(in), 128 * 33 + 16);
+  EXPECT_EQ(plan.checkpoint, 3 * 4 * (128 * 33 + 16) + 8 * 128);
+  EXPECT_EQ(plan.peak, 3 * plan.checkpoint + 4 * (128 * 33 + 16));
+}
+
+TEST(Meshes, AreAllFactorisationsWithALatentForEveryRank) {
+  const auto meshes = meshes_of(6, 100);
+  ASSERT_EQ(meshes.size(), 4u);
+  EXPECT_EQ(meshes[0].data, 1);
+  EXPECT_EQ(meshes[0].feature, 6);
+  EXPECT_EQ(meshes_of(6, 3).size(), 3u);
+}
+
+TEST(BytesText, Rounds) {
+  EXPECT_EQ(bytes_text(0), "0 B");
+  EXPECT_EQ(bytes_text(1023), "1023 B");
+  EXPECT_EQ(bytes_text(1536), "1.50 KiB");
+  EXPECT_EQ(bytes_text(int64_t{3} << 40), "3.00 TiB");
+}
+
+// Width and ranks that each preset names in its comment.
+struct Preset {
+  const char* name;
+  int64_t width;
+  int ranks;
+  int64_t latents;
+};
+
+constexpr Preset kPresets[] = {
+    {"quickstart", 576, 2, 9216},    {"topk_gpt2_small", 768, 4, 24576},
+    {"tinystories", 128, 2, 256},    {"pythia_70m", 512, 2, 3072},
+    {"k1_1m", 4096, 8, 1048576},     {"k1_4m", 4096, 32, 4194304},
+    {"k1_34m", 4096, 256, 33554432}, {"openai_16m", 12288, 256, 16777216},
+};
+
+TEST(Presets, AreAllListedHere) {
+  size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(MEGADICT_SOURCE_DIR "/configs"))
+    files += entry.path().extension() == ".ini" ? 1 : 0;
+  EXPECT_EQ(files, std::size(kPresets));
+}
+
+TEST(Presets, AreReadCheckedAndPlanned) {
+  for (const Preset& preset : kPresets) {
+    SCOPED_TRACE(preset.name);
+    Settings s;
+    const std::string path = std::string(MEGADICT_SOURCE_DIR "/configs/") + preset.name + ".ini";
+    const OptionSet set{
+        .command = "plan", .summary = "", .fields = fields_of(s.config), .config_file = true};
+    s.sources = read_options(set, {"--config", path});
+    check_config(s.config);
+    const int64_t rows = 1000000000, batch = s.config.data.batch_size;
+    const int64_t tokens = s.config.data.tokens > 0 ? s.config.data.tokens : rows;
+    const DataFacts facts{preset.width, rows, tokens / batch, preset.ranks};
+    check_against_data(s, facts);
+    EXPECT_TRUE(remarks_on(s, facts).empty());
+    EXPECT_EQ(s.config.model.n_latents, preset.latents);
+    const PlanInput in = plan_input(s.config, preset.width, 4);
+    const int64_t weights = 4 * (preset.latents * (2 * preset.width + 1) + preset.width);
+    EXPECT_EQ(disk(in).checkpoint, (in.average ? 4 : 3) * weights + 8 * preset.latents);
+    for (const MeshConfig& mesh : meshes_of(preset.ranks, preset.latents)) {
+      const MemoryPlan held = memory(in, mesh.data, mesh.feature);
+      EXPECT_GT(held.buffers, 0);
+      EXPECT_EQ(held.peak(), held.weights + held.moments + held.gradients + held.average +
+                                 held.counters + held.buffers);
+      EXPECT_GT(total_bytes(transfers(in, mesh.data, mesh.feature)), 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace megadict
