@@ -158,34 +158,38 @@ class Watchdog {
     }
   }
 
-  // The first rank of a node speaks for it; the others leave it the time to.
+  // The first rank of a node speaks for it; the others leave it the time to, and so does a node
+  // where nobody is behind: the line that matters is another node's.
   [[noreturn]] void expire() {
-    if (window_.node().front()->spoken_for.exchange(true)) {
-      sleep(5);
-    } else {
-      print_error(report(), true);
+    bool wait = true;
+    if (!window_.node().front()->spoken_for.exchange(true)) {
+      const std::string behind = ranks_behind();
+      wait = behind.empty();
+      print_error(report(behind), true);
     }
+    if (wait) sleep(5);
     run_hooks();
     abort_all(ExitCode::comm);
   }
 
-  std::string report() {
-    const RankSlot& mine = window_.mine();
-    const int64_t arrivals = mine.arrivals_at(communicator_);
+  // "rank 2 (pid 71 is stopped; ...); rank 3 (...)"
+  std::string ranks_behind() {
+    const int64_t arrivals = window_.mine().arrivals_at(communicator_);
     std::string behind;
-    int members = 0;
     for (const RankSlot* slot : window_.node()) {
       const int64_t theirs = slot->arrivals_at(communicator_);
-      if (theirs >= 0) ++members;
       if (theirs >= arrivals || theirs < 0) continue;  // there, or no member
       behind += fmt::format("{}rank {} ({})", behind.empty() ? "" : "; ", slot->world_rank.load(),
                             what_it_does(*slot));
     }
-    if (behind.empty()) behind = fmt::format("none, all {} that take part are there", members);
+    return behind;
+  }
+
+  std::string report(const std::string& behind) {
     return fmt::format(
         "{} lasts longer than {:g} s. behind on this node: {}. hint: "
         "--debug.watchdog_s sets the limit, --debug.check_collectives compares calls",
-        call_text(mine), config_.watchdog_s, behind);
+        call_text(window_.mine()), config_.watchdog_s, behind.empty() ? "nobody" : behind);
   }
 
   std::string what_it_does(const RankSlot& slot) const {
