@@ -35,7 +35,7 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));
   for (const std::string& setting : facts.settings) say("           " + setting);
-  say("\n" + rank_map_text(launch));
+  say(fmt::format("\n{}", rank_map_text(launch)));
   return 0;
 }
 
