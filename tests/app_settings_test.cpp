@@ -74,7 +74,7 @@ TEST(CheckConfig, RefusesImpossibleCombinations) {
             "data.tokens = 100 is less than data.batch_size = 4096"},
            {[](Config& c) { c.model.n_latents = 16; },
             "model.k = 32 is more than model.n_latents = 16"},
-           {[](Config& c) { c.debug.hang_at = "x"; }, "debug.hang_at"},
+           {[](Config& c) { c.debug.hang_at = std::string("encode"); }, "debug.hang_at"},
            {[](Config& c) { c.optim.beta2 = 1; }, "optim.beta2 = '1' (config): out of range"},
            {[](Config& c) { c.optim.lr = NAN; }, "optim.lr = 'nan' (config): out of range"},
            {[](Config& c) { c.model.encoder = "mlp"; }, "model.encoder = 'mlp'"},
