@@ -79,7 +79,7 @@ Id memory_space(int64_t elements) {
   return Id(H5Screate_simple(1, &count, nullptr), H5Sclose);
 }
 
-std::vector<hsize_t> chunk_offset(hid_t dataset, int64_t first_row) {
+std::vector<hsize_t> chunk_start(hid_t dataset, int64_t first_row) {
   const Id space(H5Dget_space(dataset), H5Sclose);
   std::vector<hsize_t> offset(shape_of(space.get()).size(), 0);
   offset.at(0) = static_cast<hsize_t>(first_row);
@@ -254,7 +254,7 @@ void Hdf5File::write_chunk(const std::string& dataset, int64_t first_row,
                            std::span<const std::byte> bytes) {
   const Call call;
   const hid_t id = state_->dataset(dataset);
-  const std::vector<hsize_t> offset = chunk_offset(id, first_row);
+  const std::vector<hsize_t> offset = chunk_start(id, first_row);
   state_->check_write(
       H5Dwrite_chunk(id, H5P_DEFAULT, 0, offset.data(), bytes.size(), bytes.data()) >= 0);
 }
@@ -263,7 +263,7 @@ void Hdf5File::read_chunk(const std::string& dataset, int64_t first_row,
                           std::span<std::byte> bytes) const {
   const Call call;
   const hid_t id = state_->dataset(dataset);
-  const std::vector<hsize_t> offset = chunk_offset(id, first_row);
+  const std::vector<hsize_t> offset = chunk_start(id, first_row);
   hsize_t stored = 0;
   const bool known = H5Dget_chunk_storage_size(id, offset.data(), &stored) >= 0;
   if (!known || stored != bytes.size())
@@ -277,6 +277,21 @@ void Hdf5File::read_chunk(const std::string& dataset, int64_t first_row,
     fail(ExitCode::bad_data, fmt::format("cannot read '{}': the chunk of '{}' at row {} was "
                                          "written without its checksum",
                                          path(), dataset, first_row));
+}
+
+int64_t Hdf5File::chunk_offset(const std::string& dataset, int64_t first_row) const {
+  const Call call;
+  const hid_t id = state_->dataset(dataset);
+  const std::vector<hsize_t> start = chunk_start(id, first_row);
+  haddr_t address = HADDR_UNDEF;
+  hsize_t bytes = 0;
+  unsigned filters_off = 0;
+  const herr_t status =
+      H5Dget_chunk_info_by_coord(id, start.data(), &filters_off, &address, &bytes);
+  if (status < 0 || address == HADDR_UNDEF)
+    fail(ExitCode::bad_data, fmt::format("cannot read '{}': the chunk of '{}' at row {} is missing",
+                                         path(), dataset, first_row));
+  return static_cast<int64_t>(address);
 }
 
 }  // namespace megadict

@@ -71,6 +71,8 @@ class Hdf5File {
   // size, or written without its filters.
   void write_chunk(const std::string& dataset, int64_t first_row, std::span<const std::byte> bytes);
   void read_chunk(const std::string& dataset, int64_t first_row, std::span<std::byte> bytes) const;
+  // Where in the file that chunk begins. Exit 3 when it is missing.
+  int64_t chunk_offset(const std::string& dataset, int64_t first_row) const;
 
  private:
   struct State;

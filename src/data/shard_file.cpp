@@ -1,0 +1,175 @@
+#include "data/shard_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "io/file.h"
+#include "io/fletcher32.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr const char* kActivations = "activations";
+constexpr size_t kChecksumBytes = 4;
+
+[[noreturn]] void refuse(const std::string& path, const std::string& why,
+                         const std::string& hint = "") {
+  fail(ExitCode::bad_data, fmt::format("cannot read '{}': {}", path, why), hint);
+}
+
+// `path` becomes a shard by import when it is some other HDF5 file.
+std::string import_hint(const std::string& path) {
+  return fmt::format("megadict data import --from {} --out DIR", path);
+}
+
+void check_layout(const Hdf5File& file, const Hdf5Dataset& data) {
+  const std::string& path = file.path();
+  if (data.shape.size() != 2)
+    refuse(path, fmt::format("'activations' has {} dimensions instead of 2", data.shape.size()),
+           import_hint(path));
+  if (data.shape[0] == 0 || data.shape[1] == 0)
+    refuse(path, fmt::format("'activations' is [{},{}]: no rows", data.shape[0], data.shape[1]));
+  const bool float_rows =
+      data.dtype == DType::f32 || data.dtype == DType::f16 || data.dtype == DType::bf16;
+  if (!float_rows || !data.little_endian)
+    refuse(path,
+           fmt::format("'activations' is {}{}; float32, float16 or uint16 with the attribute "
+                       "dtype=bfloat16 are read",
+                       data.little_endian ? "" : "big-endian ", name_of(data.dtype)),
+           import_hint(path));
+  if (data.chunk.empty() || !data.fletcher32)
+    refuse(path, "'activations' has no checksums (chunks with the Fletcher-32 filter)",
+           import_hint(path));
+  if (data.other_filters)
+    refuse(path, "'activations' is compressed or has another filter beside Fletcher-32",
+           import_hint(path));
+  if (data.chunk[1] != data.shape[1])
+    refuse(path,
+           fmt::format("the chunks of 'activations' are {} wide, its rows {}", data.chunk[1],
+                       data.shape[1]),
+           import_hint(path));
+}
+
+void check_attributes(const Hdf5File& file, const Hdf5Dataset& data) {
+  const struct {
+    const char* name;
+    int64_t actual;
+  } counts[] = {{"rows", data.shape[0]}, {"d_in", data.shape[1]}};
+  for (const auto& count : counts) {
+    const auto stated = file.integer("/", count.name);
+    if (stated && *stated != count.actual)
+      refuse(file.path(),
+             fmt::format("its attribute {} says {}, 'activations' is [{},{}]: the file "
+                         "is short or was changed",
+                         count.name, *stated, data.shape[0], data.shape[1]));
+  }
+  const auto dtype = file.text("/", "dtype");
+  if (dtype && *dtype != name_of(data.dtype))
+    refuse(file.path(), fmt::format("its attribute dtype says {}, 'activations' is {}", *dtype,
+                                    name_of(data.dtype)));
+  for (const char* column : {"norm", "tokens", "position", "document"}) {
+    if (!file.has(column)) continue;
+    const Hdf5Dataset facts = file.describe(column);
+    if (facts.shape != std::vector<int64_t>{data.shape[0]})
+      refuse(file.path(), fmt::format("'{}' is [{}], 'activations' has {} rows", column,
+                                      fmt::join(facts.shape, ","), data.shape[0]));
+  }
+}
+
+}  // namespace
+
+ShardFile ShardFile::open(const std::string& path) {
+  ShardFile shard(Hdf5File::open(path));
+  const Hdf5File& file = shard.file_;
+  if (!file.has(kActivations))
+    refuse(
+        path,
+        fmt::format("no dataset 'activations'; it holds {}", fmt::join(file.dataset_names(), ", ")),
+        import_hint(path) + " --dataset NAME");
+  const Hdf5Dataset data = file.describe(kActivations);
+  check_layout(file, data);
+  check_attributes(file, data);
+  shard.rows_ = data.shape[0];
+  shard.chunk_rows_ = data.chunk[0];
+  shard.facts_ = {data.shape[1],
+                  data.dtype,
+                  file.text("/", "model").value_or(""),
+                  file.text("/", "hook").value_or(""),
+                  file.text("/", "tokenizer").value_or(""),
+                  file.integer("/", "layer").value_or(-1)};
+  return shard;
+}
+
+Range ShardFile::chunk(int64_t index) const {
+  return {index * chunk_rows_, std::min(rows_, (index + 1) * chunk_rows_)};
+}
+
+size_t ShardFile::stored_bytes() const {
+  return static_cast<size_t>(chunk_rows_ * row_bytes()) + kChecksumBytes;
+}
+
+void ShardFile::read_chunk(int64_t index, std::byte* to) const {
+  const Range rows = chunk(index);
+  const size_t payload = stored_bytes() - kChecksumBytes;
+  file_.read_chunk(kActivations, rows.begin, {to, stored_bytes()});
+  uint32_t stored = 0;
+  std::memcpy(&stored, to + payload, kChecksumBytes);
+  if (fletcher32(to, payload) != stored)
+    refuse(path(),
+           fmt::format("chunk {} (rows {} to {}) does not match its checksum: the file is "
+                       "corrupt",
+                       index, rows.begin, rows.end),
+           fmt::format("megadict data verify {}", parent_folder(path())));
+}
+
+void ShardFile::read_column(const std::string& column, Range rows, BufferView to) const {
+  file_.read_rows(column, rows, to);
+}
+
+std::vector<uint32_t> ShardFile::chunk_checksums() const {
+  std::vector<uint32_t> checksums(static_cast<size_t>(chunks()));
+  if (file_.has("chunk_checksum")) {
+    if (file_.describe("chunk_checksum").shape != std::vector<int64_t>{chunks()})
+      refuse(path(), fmt::format("'chunk_checksum' does not hold {} numbers", chunks()));
+    file_.read_rows("chunk_checksum", {0, chunks()}, view_of(checksums.data(), chunks()));
+    return checksums;
+  }
+  const RandomAccessFile bytes(path());
+  for (int64_t i = 0; i < chunks(); ++i) {
+    const int64_t offset = file_.chunk_offset(kActivations, chunk(i).begin);
+    bytes.read(offset + static_cast<int64_t>(stored_bytes() - kChecksumBytes),
+               &checksums[static_cast<size_t>(i)], kChecksumBytes);
+  }
+  return checksums;
+}
+
+ShardFile& ShardPool::shard(int32_t number) {
+  const auto found = std::find_if(open_.begin(), open_.end(),
+                                  [&](const Open& open) { return open.number == number; });
+  if (found != open_.end()) {
+    std::rotate(found, found + 1, open_.end());
+    return open_.back().file;
+  }
+  const ShardInfo& info = index_.shards()[static_cast<size_t>(number)];
+  ShardFile file = ShardFile::open(info.path);
+  if (file.rows() != info.rows.size() || file.chunk_rows() != info.chunk_rows ||
+      file.facts().width != index_.width() || file.facts().dtype != index_.facts().dtype)
+    refuse(info.path, "it was replaced while it was in use");
+  if (open_.size() == kMaxOpen) open_.erase(open_.begin());
+  open_.push_back({number, std::move(file)});
+  return open_.back().file;
+}
+
+std::unique_ptr<std::byte[]> ShardPool::read(const Chunk& chunk) {
+  const ShardInfo& info = index_.shards()[static_cast<size_t>(chunk.shard)];
+  const ShardFile& file = shard(chunk.shard);
+  auto rows = std::make_unique_for_overwrite<std::byte[]>(file.stored_bytes());
+  file.read_chunk((chunk.rows.begin - info.rows.begin) / info.chunk_rows, rows.get());
+  return rows;
+}
+
+}  // namespace megadict

@@ -1,0 +1,7 @@
+foreach(part rows shard batch_plan batch_stream statistics)
+  megadict_test(data_${part}_test SOURCES data_${part}_test.cpp ROOMS data LABELS data)
+endforeach()
+find_path(RAPIDCHECK_INCLUDE rapidcheck/gtest.h REQUIRED)
+find_library(RAPIDCHECK_LIBRARY rapidcheck REQUIRED)
+target_include_directories(data_batch_plan_test SYSTEM PRIVATE ${RAPIDCHECK_INCLUDE})
+target_link_libraries(data_batch_plan_test PRIVATE ${RAPIDCHECK_LIBRARY})
