@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "comm/backends.h"
 #include "comm/mesh.h"
+#include "comm/watchdog.h"
 #include "support/comm_values.h"
 #include "support/mpi_main.h"
 
@@ -192,6 +193,14 @@ TEST_P(Collectives, KeepsItsDefinition) {
 TEST_P(Collectives, KeepsItInChunks) {
   const Chunks chunks(5);
   on_everything(GetParam().run);
+}
+
+TEST_P(Collectives, KeepsItWhileRanksCompareTheirCalls) {
+  DebugConfig debug;
+  debug.check_collectives = true;
+  start_watchdog(debug);
+  on_everything(GetParam().run);
+  start_watchdog({});
 }
 
 INSTANTIATE_TEST_SUITE_P(Comm, Collectives, ::testing::ValuesIn(kChecks),

@@ -16,6 +16,11 @@ std::unique_ptr<Communicator> make_self_communicator(const std::string& axis);
 // A duplicate of MPI's world; MPI must be initialised. Collective.
 std::unique_ptr<Communicator> make_mpi_world();
 
+// Between MPI_Init and MPI_Finalize.
+bool mpi_running();
+// Ranks of MPI's world, 1 without MPI.
+int launched_ranks();
+
 // NCCL over the ranks of `host` (self or MPI, must live longer): chooses this rank's GPU. Exit 2
 // where there is no GPU, two ranks of a node share one, or NCCL is not compiled in. Collective.
 std::unique_ptr<Communicator> make_device_world(Communicator& host, const LaunchFacts& facts);

@@ -35,7 +35,7 @@ struct CollectiveCount {
 
 class Communicator {
  public:
-  virtual ~Communicator() = default;
+  virtual ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
@@ -70,12 +70,14 @@ class Communicator {
   double seconds() const { return seconds_; }
 
  protected:
-  Communicator(int rank, int size, std::string axis)
-      : rank_(rank), size_(size), axis_(std::move(axis)) {}
+  Communicator(int rank, int size, std::string axis);
 
   // The call under way, for messages: "all_gather 'tau' (axis feature, rank 1 of 4)".
   std::string describe_call() const;
   const char* call_name() const;
+  // Lets the watchdog take this communicator and `other` (its transport, called from inside) for
+  // one.
+  void share_identity(const Communicator& other) { identity_ = other.identity_; }
   // Refuses device memory in a communicator that moves host memory only.
   void require_host(Device device) const;
 
@@ -91,6 +93,12 @@ class Communicator {
  private:
   class Call;  // names, times and counts one call
 
+  // debug.check_collectives: Error of code 5 on every member if they are about to do different
+  // things, or if the blocks of all_to_all_v do not fit one another. Collective.
+  void compare(const Call& call);
+  void compare_blocks(const std::vector<int64_t>& send_counts,
+                      const std::vector<int64_t>& recv_counts);
+
   [[noreturn]] void refuse(const std::string& why) const;
   void check(const ConstBufferView& view, const char* what) const;
   void check_pair(const ConstBufferView& from, const ConstBufferView& to) const;
@@ -102,6 +110,10 @@ class Communicator {
   std::string axis_;
   std::map<std::string, CollectiveCount> counts_;
   double seconds_ = 0;
+  // The same on all members, so that the watchdog can compare how often each has called.
+  uint64_t identity_;
+  int64_t arrivals_ = 0;
+  uint64_t splits_ = 0;
   const Call* call_ = nullptr;  // the one under way
 };
 

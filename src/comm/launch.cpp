@@ -13,12 +13,13 @@
 #include "base/log.h"
 #include "comm/backends.h"
 #include "comm/launch_env.h"
+#include "comm/watchdog.h"
 
 namespace megadict {
 
 namespace {
 
-int my_rank = 0;
+int my_rank = 0, my_ranks = 1;
 const std::thread::id kMainThread = std::this_thread::get_id();
 
 std::string short_host_name() {
@@ -80,6 +81,8 @@ void ask_mpi(LaunchFacts& facts) {
   MPI_Comm_free(&node);
 }
 
+}  // namespace
+
 bool mpi_running() {
   int initialized = 0, finalized = 0;
   MPI_Initialized(&initialized);
@@ -87,7 +90,9 @@ bool mpi_running() {
   return initialized != 0 && finalized == 0;
 }
 
-}  // namespace
+int launched_ranks() {
+  return my_ranks;
+}
 
 Launch::Launch(int* argc, char*** argv) : exceptions_(std::uncaught_exceptions()) {
   facts_.host = short_host_name();
@@ -102,12 +107,14 @@ Launch::Launch(int* argc, char*** argv) : exceptions_(std::uncaught_exceptions()
     guard_against_blind_srun(facts_.ranks);
   }
   my_rank = facts_.rank;
+  my_ranks = facts_.ranks;
   log_identity(facts_.rank, facts_.ranks, facts_.host);
   world_ = facts_.ranks > 1 ? make_mpi_world() : make_self_communicator("world");
 }
 
 Launch::~Launch() {
   if (std::uncaught_exceptions() > exceptions_) return;
+  stop_watchdog();
   device_world_.reset();
   world_.reset();
   if (mpi_running()) MPI_Finalize();
@@ -122,9 +129,7 @@ Communicator& Launch::world_for(Device device) {
 void abort_all(ExitCode code) {
   std::fflush(stdout);
   if (mpi_running()) {
-    int ranks = 1;
-    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-    if (ranks == 1 && std::this_thread::get_id() == kMainThread) {
+    if (my_ranks == 1 && std::this_thread::get_id() == kMainThread) {
       MPI_Finalize();  // leaves quietly, where MPI_Abort makes the launcher print a page
     } else {
       MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/watchdog.h"
+
 namespace megadict {
 
 namespace {
@@ -86,6 +88,10 @@ int main(int argc, char** argv) {
   try {
     megadict::Launch launch(&argc, &argv);
     ::testing::InitGoogleTest(&argc, argv);
+    // Below the time-out of the tests: a rank that fell behind is named.
+    megadict::DebugConfig debug;
+    debug.watchdog_s = 100;
+    megadict::start_watchdog(debug);
     return megadict::run_tests(launch);
   } catch (const megadict::Error& error) {
     megadict::abort_with(error);

@@ -1,0 +1,206 @@
+// Starts whole jobs of which one rank misbehaves: all ranks must end soon, with the right code and
+// a line that names what happened.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <sstream>
+
+#include "base/clock.h"
+
+namespace megadict {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+struct Outcome {
+  int code = -1;
+  double seconds = 0;
+  std::string text;  // stdout and stderr
+};
+
+Outcome shell(const std::string& command) {
+  Outcome outcome;
+  const double start = seconds_now();
+  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+  std::array<char, 4096> buffer;
+  while (const size_t read = fread(buffer.data(), 1, buffer.size(), pipe))
+    outcome.text.append(buffer.data(), read);
+  const int status = pclose(pipe);
+  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 256;
+  outcome.seconds = seconds_now() - start;
+  return outcome;
+}
+
+// The job under mpirun; whatever its end, none of its processes may outlive it.
+Outcome job(int ranks, const std::string& arguments) {
+  const Outcome outcome = shell(fmt::format("timeout -k 5 60 {} -n {} {} {}", MEGADICT_TEST_MPIEXEC,
+                                            ranks, MEGADICT_TEST_PROGRAM, arguments));
+  std::istringstream lines(outcome.text);
+  int pids = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind("pid ", 0) != 0) continue;
+    ++pids;
+    const pid_t pid = std::stoi(line.substr(4));
+    for (int wait = 0; wait < 50 && kill(pid, 0) == 0; ++wait) usleep(100'000);
+    EXPECT_NE(kill(pid, 0), 0) << "process " << pid << " is still there\n" << outcome.text;
+  }
+  EXPECT_EQ(pids, ranks) << outcome.text;
+  EXPECT_LT(outcome.seconds, 40) << outcome.text;
+  return outcome;
+}
+
+int occurrences(const std::string& text, const std::string& what) {
+  int count = 0;
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++count;
+  return count;
+}
+
+TEST(Job, EndsWellWithoutFault) {
+  const Outcome outcome = job(3, "works");
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  EXPECT_THAT(outcome.text, HasSubstr("end\n"));
+}
+
+TEST(Watchdog, NamesARankThatDoesNotCome) {
+  const Outcome outcome = job(3, "sleeps 2");
+  EXPECT_EQ(outcome.code, 5);
+  EXPECT_THAT(outcome.text,
+              ContainsRegex("megadict: rank [01] .*: all_reduce 'partial sums' on axis feature, "
+                            "step 12 lasts longer than 1.5 s. behind on this node: rank 2 .pid "
+                            "[0-9]* left split 'data' on axis world, set-up [0-9.]* s ago.. hint"));
+  EXPECT_EQ(occurrences(outcome.text, "lasts longer"), 1) << outcome.text;
+}
+
+TEST(Watchdog, EndsAStoppedRank) {
+  for (const int rank : {0, 1}) {
+    const Outcome outcome = job(3, fmt::format("stops {}", rank));
+    EXPECT_EQ(outcome.code, 5);
+    EXPECT_THAT(outcome.text, ContainsRegex(fmt::format(
+                                  "behind on this node: rank {} .pid [0-9]* is stopped; ", rank)));
+  }
+}
+
+TEST(Watchdog, NamesARankThatLeftEarly) {
+  const Outcome outcome = job(2, "leaves 1");
+  EXPECT_EQ(outcome.code, 5);
+  // Each waits for the other, so either may speak first.
+  EXPECT_THAT(outcome.text,
+              AnyOf(ContainsRegex("behind .* rank 1 .pid [0-9]* in barrier 'end of "
+                                  "program'"),
+                    ContainsRegex("behind .* rank 0 .pid [0-9]* in all_reduce 'partial "
+                                  "sums' on axis feature, step 12")));
+}
+
+TEST(OneRanksError, EndsAllWithItsCode) {
+  for (const int code : {1, 3, 4}) {
+    const Outcome outcome = job(3, fmt::format("fails 1 {}", code));
+    EXPECT_EQ(outcome.code, code);
+    EXPECT_THAT(outcome.text, ContainsRegex("megadict: rank 1 .*: this rank cannot go on. hint"));
+  }
+}
+
+TEST(AgreedError, IsSaidOnce) {
+  const Outcome outcome = job(4, "agreed 0 2");
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_EQ(occurrences(outcome.text, "megadict: nobody can go on"), 1) << outcome.text;
+}
+
+struct Mismatch {
+  const char* what;
+  const char* line;
+};
+
+constexpr Mismatch kMismatches[] = {
+    {"name",
+     "rank 1 calls all_reduce 'other sums' (sum of 8 float32); rank 0 calls all_reduce "
+     "'partial sums' (sum of 8 float32)"},
+    {"count", "rank 1 calls all_reduce 'partial sums' (sum of 7 float32); rank 0 calls"},
+    {"op", "rank 1 calls all_reduce 'partial sums' (max of 8 float32); rank 0 calls"},
+    {"kind", "rank 1 calls barrier 'partial sums'; rank 0 calls all_reduce 'partial sums' (sum"},
+    {"type",
+     "rank 1 calls all_reduce 'sums' (sum of 8 int32); rank 0 calls all_reduce 'sums' (sum "
+     "of 8 float32)"},
+    {"root",
+     "rank 1 calls broadcast 'spread' (8 float32 from 1); rank 0 calls broadcast 'spread' "
+     "(8 float32 from 0)"},
+};
+
+TEST(CheckCollectives, NamesTheRankThatDiffers) {
+  for (const Mismatch& row : kMismatches) {
+    const Outcome outcome = job(3, fmt::format("mismatch 1 {}", row.what));
+    EXPECT_EQ(outcome.code, 5);
+    EXPECT_THAT(outcome.text, HasSubstr("ranks of axis feature do not agree: ")) << row.what;
+    EXPECT_THAT(outcome.text, HasSubstr(row.line)) << row.what;
+    EXPECT_EQ(occurrences(outcome.text, "do not agree"), 1) << outcome.text;
+  }
+}
+
+TEST(CheckCollectives, ComparesTheBlocksOfAllToAll) {
+  const Outcome outcome = job(3, "mismatch 1 blocks");
+  EXPECT_EQ(outcome.code, 5);
+  EXPECT_THAT(outcome.text, HasSubstr("rank 1 sends 3 elements, 2 are expected"));
+}
+
+TEST(HangRank, ParksWhereItWasAsked) {
+  const Outcome outcome = job(2, "works 1 loss:7");
+  EXPECT_EQ(outcome.code, 5);  // the watchdog of the others
+  EXPECT_THAT(
+      outcome.text,
+      AllOf(ContainsRegex("r1 .*parked before all_reduce 'loss' on axis world, step 7. hint: "
+                          "gdb -p [0-9]*, then set var megadict::debug_go_on = 1"),
+            ContainsRegex("all_reduce 'loss' on axis world, step 7 lasts longer than 1.5 s. "
+                          "behind on this node: rank 1 .pid [0-9]* left all_reduce 'partial "
+                          "sums' on axis feature, step 7")));
+}
+
+TEST(HangRank, SaysWhenItsPlaceNeverCame) {
+  const Outcome outcome = job(2, "works 1 loss:70");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.text, HasSubstr("warning: debug.hang_at 'loss:70' never came"));
+}
+
+TEST(HangRank, IsRefusedWhereThereIsNoSuchRank) {
+  const Outcome outcome =
+      shell(fmt::format("{} -n 2 {} works 2 loss", MEGADICT_TEST_MPIEXEC, MEGADICT_TEST_PROGRAM));
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.text, HasSubstr("megadict: debug.hang_rank 2: there are ranks 0 to 1\n"));
+}
+
+TEST(Alone, RunsAndFailsWithoutALauncher) {
+  const std::string program = MEGADICT_TEST_PROGRAM;
+  Outcome outcome = shell(program + " works");
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  outcome = shell(program + " fails 0 3");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.text, HasSubstr("\nmegadict: this rank cannot go on. hint: none\n"));
+  outcome = shell("MEGADICT_MPI=1 " + program + " fails 0 4");
+  EXPECT_EQ(outcome.code, 4);
+  EXPECT_THAT(outcome.text, Not(HasSubstr("MPI_ABORT")));
+}
+
+TEST(BlindSrun, IsRefusedInOneLine) {
+  const std::string program = MEGADICT_TEST_PROGRAM;
+  for (const char* marks : {"", "PMIX_RANK=0 "}) {
+    const Outcome outcome = shell(fmt::format(
+        "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=0 {}{}", marks, program));
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_THAT(outcome.text, HasSubstr("megadict: srun started 8 tasks but MPI sees 1. hint: srun "
+                                        "--mpi=pmix\n"));
+  }
+  const Outcome other = shell("SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=3 " + program);
+  EXPECT_EQ(other.code, 2);
+  EXPECT_EQ(other.text, "");
+}
+
+}  // namespace
+}  // namespace megadict
