@@ -187,7 +187,7 @@ TEST(Presets, AreReadCheckedAndPlanned) {
     check_config(s.config);
     const int64_t rows = 1000000000, batch = s.config.data.batch_size;
     const int64_t tokens = s.config.data.tokens > 0 ? s.config.data.tokens : rows;
-    const DataFacts facts{preset.width, rows, tokens / batch, preset.ranks};
+    const DataFacts facts{preset.width, rows, tokens / batch, tokens, preset.ranks};
     check_against_data(s, facts);
     EXPECT_TRUE(remarks_on(s, facts).empty());
     EXPECT_EQ(s.config.model.n_latents, preset.latents);

@@ -123,6 +123,7 @@ int run_plan(Launch& launch, const Args& args) {
   const DataConfig& data = settings.config.data;
   DataFacts facts{.width = own.width, .rows = own.rows};
   facts.ranks = planned_ranks(own, settings.config.mesh, launch.facts().ranks);
+  facts.tokens = own.rows / data.batch_size * data.batch_size;
   facts.steps = (data.tokens > 0 ? data.tokens : own.rows) / data.batch_size;
   check_against_data(settings, facts);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);

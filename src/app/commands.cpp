@@ -11,6 +11,8 @@ namespace megadict {
 namespace {
 
 constexpr Command kCommands[] = {
+    {"train", "train one dictionary on the mesh; checkpoints, resumes, logs", run_train,
+     help_train},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},
     {"info", "build, processor, MPI, GPUs and the rank map", run_info, help_info},

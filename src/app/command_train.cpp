@@ -1,0 +1,155 @@
+// megadict train: settings, data and mesh are put together here; the run itself is train/loop.h.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "app/commands.h"
+#include "app/fields.h"
+#include "app/run_folder.h"
+#include "app/settings.h"
+#include "app/together.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/stop_request.h"
+#include "data/norm_filter.h"
+#include "data/row_reader.h"
+#include "io/file.h"
+#include "train/loop.h"
+
+namespace megadict {
+
+namespace {
+
+OptionSet options(Config& config) {
+  return {.command = "train",
+          .summary = "Trains one dictionary on the mesh of all ranks; resumes, logs, evaluates.",
+          .fields = fields_of(config),
+          .config_file = true,
+          .required = {"data.path", "run.dir"}};
+}
+
+struct TrainData {
+  ShardIndex rows;
+  std::optional<ShardIndex> held_out;
+  std::vector<int64_t> survivors;  // of the norm filter; empty = all
+  int64_t rows_left() const {
+    return survivors.empty() ? rows.rows() : static_cast<int64_t>(survivors.size());
+  }
+};
+
+// Every rank scans its part of the norms; all decide alike.
+std::vector<int64_t> surviving_rows(Communicator& world, const ShardIndex& index, double multiple) {
+  if (multiple == 0) return {};
+  const Range mine = shard_of(index.rows(), world.size(), world.rank());
+  const auto norms = gather_parts(world, row_norms(index, mine), "row norms");
+  const NormFilter filter = filter_by_norm(norms, multiple);
+  say(fmt::format("norm filter: {} of {} rows are above {:g} x {:.4g} and left out", filter.dropped,
+                  index.rows(), multiple, filter.median));
+  return filter.survivors;
+}
+
+TrainData open_data(Communicator& world, Settings& settings) {
+  DataConfig& config = settings.config.data;
+  TrainData data;
+  rank_zero_first(world, [&] {
+    data.rows = ShardIndex::open(config.path);
+    const std::string beside = config.path + "/eval";
+    if (config.eval_path.empty() && folder_exists(beside)) {
+      config.eval_path = beside;
+      settings.sources["data.eval_path"] = "resolved";
+    }
+    if (!config.eval_path.empty()) data.held_out = ShardIndex::open(config.eval_path);
+  });
+  if (data.held_out && data.held_out->width() != data.rows.width())
+    fail_agreed(ExitCode::bad_data,
+                fmt::format("data.eval_path {} holds rows of width {}, data.path {} of width {}",
+                            in_quotes(config.eval_path), data.held_out->width(),
+                            in_quotes(config.path), data.rows.width()));
+  data.survivors = surviving_rows(world, data.rows, config.max_norm_multiple);
+  return data;
+}
+
+at::Device device_of(const RunConfig& run, const LaunchFacts& facts) {
+  if (run.device == "cpu") return at::Device(at::kCPU);
+  const int visible = at::detail::getCUDAHooks().deviceCount();
+  const int index = visible > 0 ? facts.local_rank % visible : 0;
+  return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
+}
+
+void settle_threads(Settings& settings, const LaunchFacts& facts) {
+  RunConfig& run = settings.config.run;
+  const int threads = resolve_threads(run.threads, facts);
+  if (run.threads == 0) settings.sources["run.threads"] = "resolved";
+  run.threads = threads;
+  at::set_num_threads(threads);
+}
+
+// Resolves what depends on the data; returns the plan of the resolved settings.
+BatchPlan settle(Settings& settings, const TrainData& data, int ranks) {
+  Config& config = settings.config;
+  const BatchPlan plan(data.rows, config.data, config.run.seed, data.survivors);
+  const DataFacts facts{.width = data.rows.width(),
+                        .rows = data.rows_left(),
+                        .steps = plan.steps(),
+                        .tokens = plan.tokens_at(plan.steps()),
+                        .ranks = ranks};
+  check_against_data(settings, facts);
+  for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
+  return BatchPlan(data.rows, config.data, config.run.seed, data.survivors);
+}
+
+DataIdentity identity_of(const TrainData& data) {
+  const DatasetFacts& facts = data.rows.facts();
+  return {fingerprint_of(data.rows, data.survivors),
+          data.rows_left(),
+          std::string(name_of(facts.dtype)),
+          facts.model,
+          facts.hook,
+          facts.tokenizer,
+          facts.layer};
+}
+
+}  // namespace
+
+std::string help_train() {
+  Config config;
+  return help_text(options(config));
+}
+
+int run_train(Launch& launch, const Args& args) {
+  Settings settings;
+  Config& config = settings.config;
+  settings.sources = read_options(options(config), args);
+  check_config(config);
+  start_watchdog(config.debug);
+  install_stop_handlers();
+  const StartPoint start = find_start(launch.world(), config.run);
+  adopt_start(start, settings);
+  settle_threads(settings, launch.facts());
+  const TrainData data = open_data(launch.world(), settings);
+  const BatchPlan plan = settle(settings, data, launch.facts().ranks);
+  report_differences(start, settings);
+  const at::Device device = device_of(config.run, launch.facts());
+  const Mesh mesh =
+      make_mesh(launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu), config.mesh);
+  write_run_folder(launch, settings, args);
+  TrainJob job{.data_config = config.data,
+               .model = config.model,
+               .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
+               .run = config.run,
+               .log = config.log,
+               .checkpoint = config.checkpoint,
+               .eval = config.eval,
+               .device = device,
+               .data = &data.rows,
+               .plan = &plan,
+               .eval_data = data.held_out ? &*data.held_out : nullptr,
+               .identity = identity_of(data),
+               .resume_from = start.checkpoint};
+  return static_cast<int>(run_training(mesh, job));
+}
+
+}  // namespace megadict
