@@ -72,7 +72,7 @@ TrainData open_data(Communicator& world, Settings& settings) {
   return data;
 }
 
-at::Device device_of(const RunConfig& run, const LaunchFacts& facts) {
+at::Device training_device(const RunConfig& run, const LaunchFacts& facts) {
   if (run.device == "cpu") return at::Device(at::kCPU);
   const int visible = at::detail::getCUDAHooks().deviceCount();
   const int index = visible > 0 ? facts.local_rank % visible : 0;
@@ -132,7 +132,7 @@ int run_train(Launch& launch, const Args& args) {
   const TrainData data = open_data(launch.world(), settings);
   const BatchPlan plan = settle(settings, data, launch.facts().ranks);
   report_differences(start, settings);
-  const at::Device device = device_of(config.run, launch.facts());
+  const at::Device device = training_device(config.run, launch.facts());
   const Mesh mesh =
       make_mesh(launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu), config.mesh);
   write_run_folder(launch, settings, args);

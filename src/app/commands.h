@@ -31,10 +31,12 @@ int dispatch(std::span<const Command> table, const std::string& prefix, Launch& 
 std::string table_help(std::span<const Command> table, const std::string& prefix);
 
 // One file each: command_<name>.cpp.
-int run_info(Launch& launch, const Args& args);
-std::string help_info();
 int run_train(Launch& launch, const Args& args);
 std::string help_train();
+int run_eval(Launch& launch, const Args& args);
+std::string help_eval();
+int run_info(Launch& launch, const Args& args);
+std::string help_info();
 int run_plan(Launch& launch, const Args& args);
 std::string help_plan();
 
