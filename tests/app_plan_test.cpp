@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <map>
 
 #include "app/fields.h"
 #include "app/settings.h"
@@ -21,33 +20,31 @@ PlanInput small() {
   return in;
 }
 
-int64_t bytes_of(const std::vector<Transfer>& all, const std::string& what) {
+int64_t bytes_of(const std::vector<Transfer>& all, const std::string& name) {
   for (const Transfer& transfer : all)
-    if (what == transfer.what) return transfer.bytes;
-  ADD_FAILURE() << "no transfer '" << what << "'";
+    if (name == transfer.name) return transfer.bytes;
+  ADD_FAILURE() << "no transfer '" << name << "'";
   return -1;
 }
 
 TEST(Transfers, MatchTheWorkedExample) {
   const auto all = transfers(small(), 2, 2);
-  EXPECT_EQ(candidates_per_row(4, 2), 4);
-  EXPECT_EQ(bytes_of(all, "rows of x"), 1024);
-  EXPECT_EQ(bytes_of(all, "top-k candidates"), 256);
-  EXPECT_EQ(bytes_of(all, "thresholds"), 128);
-  EXPECT_EQ(bytes_of(all, "partial reconstructions"), 1024);
+  EXPECT_EQ(bytes_of(all, "rows"), 1024);
+  EXPECT_EQ(bytes_of(all, "topk candidates"), 256);
+  EXPECT_EQ(bytes_of(all, "topk thresholds"), 128);
+  EXPECT_EQ(bytes_of(all, "reconstruction"), 1024);
   EXPECT_EQ(bytes_of(all, "residual gradient"), 1024);
-  EXPECT_EQ(bytes_of(all, "b_dec gradient and scalars"), 192);
-  EXPECT_EQ(bytes_of(all, "fired bits"), 8);
-  EXPECT_EQ(bytes_of(all, "gradient rows") + bytes_of(all, "updated rows"), 8448);
-  EXPECT_EQ(bytes_of(all, "finite flags"), 16);
+  EXPECT_EQ(bytes_of(all, "step sums"), 192);
+  EXPECT_EQ(bytes_of(all, "fired latents"), 8);
+  EXPECT_EQ(total_bytes(all, "data"), 8448 + 8);  // option B
   EXPECT_EQ(total_bytes(all, "feature"), 1024 + 256 + 128 + 1024 + 1024);
-  EXPECT_EQ(total_bytes(all), 3456 + 16 + 8448 + 192 + 8);
+  EXPECT_EQ(total_bytes(all), 3456 + 8448 + 192 + 8);
 }
 
 TEST(Transfers, HalvePrecisionShardsHalveX) {
   PlanInput in = small();
   in.sample_bytes = 2;
-  EXPECT_EQ(bytes_of(transfers(in, 2, 2), "rows of x"), 512);
+  EXPECT_EQ(bytes_of(transfers(in, 2, 2), "rows"), 512);
 }
 
 // B_l = 65536, d = 768, k = 32, F = 8 (performance.md 5.1): x of 2 bytes, all else 4.
@@ -59,17 +56,11 @@ TEST(Transfers, MatchTheLargeExample) {
   in.batch = in.micro = 65536;
   in.sample_bytes = 2;
   const auto all = transfers(in, 1, 8);
-  EXPECT_EQ(bytes_of(all, "rows of x"), 88080384);
-  EXPECT_EQ(bytes_of(all, "top-k candidates"), 4587520);
-  EXPECT_EQ(bytes_of(all, "thresholds"), 458752);
-  EXPECT_EQ(bytes_of(all, "partial reconstructions"), 176160768);
+  EXPECT_EQ(bytes_of(all, "rows"), 88080384);
+  EXPECT_EQ(bytes_of(all, "topk candidates"), 4587520);
+  EXPECT_EQ(bytes_of(all, "topk thresholds"), 458752);
+  EXPECT_EQ(bytes_of(all, "reconstruction"), 176160768);
   EXPECT_EQ(bytes_of(all, "residual gradient"), 2 * 88080384);
-}
-
-TEST(Transfers, CandidateCountsOfTheTable) {
-  const std::map<int, int64_t> expected = {{2, 32}, {4, 29}, {8, 20}, {16, 15}, {32, 11}, {64, 9}};
-  for (const auto& [parts, candidates] : expected)
-    EXPECT_EQ(candidates_per_row(32, parts), candidates) << parts;
 }
 
 TEST(Transfers, OneRankReceivesNothing) {
@@ -84,9 +75,11 @@ TEST(Transfers, PadSizesThatDoNotDivide) {
   in.batch = in.micro = 5;
   in.latents = 7;
   const auto all = transfers(in, 2, 3);
-  EXPECT_EQ(bytes_of(all, "rows of x"), 4 * 16 * 1 * 2);
-  EXPECT_EQ(bytes_of(all, "gradient rows"), 4 * 33 * 2);  // shards of 3, 2, 2 latents, padded to 4
-  EXPECT_EQ(bytes_of(all, "fired bits"), 1);
+  EXPECT_EQ(bytes_of(all, "rows"), 4 * 16 * 1 * 2);
+  // Shards of 3, 2, 2 latents, padded to 4.
+  EXPECT_EQ(bytes_of(all, "gradients W_enc"), 4 * 16 * 2);
+  EXPECT_EQ(bytes_of(all, "rows b_enc"), 4 * 2);
+  EXPECT_EQ(bytes_of(all, "fired latents"), 1);
 }
 
 TEST(Transfers, MicroBatchesSumUp) {
@@ -102,7 +95,8 @@ TEST(Transfers, ReluSendsNoCandidatesAndAuxkASecondReconstruction) {
   in.topk = false;
   EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024);
   in.k_aux = 4;
-  EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024 + 256 + 128 + 2 * 1024);
+  EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024 + 8 + 256 + 128 + 2 * 1024);
+  EXPECT_EQ(bytes_of(transfers(in, 2, 2), "auxk sums"), 24);
 }
 
 TEST(Memory, CountsWeightsMomentsAndGradients) {
@@ -110,13 +104,13 @@ TEST(Memory, CountsWeightsMomentsAndGradients) {
   const MemoryPlan whole = memory(in, 1, 1);
   EXPECT_EQ(whole.weights, 4 * (128 * 33 + 16));
   EXPECT_EQ(whole.moments, 2 * 4 * (128 * 33 + 16));
-  EXPECT_EQ(whole.gradients, 4 * 128 * 33);
+  EXPECT_EQ(whole.gradients, 4 * 128 * 33 + 8 * 16);
   EXPECT_EQ(whole.average, 0);
   EXPECT_EQ(whole.counters, 8 * 128);
   const MemoryPlan part = memory(in, 2, 2);
   EXPECT_EQ(part.weights, 4 * (64 * 33 + 16));
   EXPECT_EQ(part.moments, 2 * 4 * (32 * 33 + 16));
-  EXPECT_EQ(part.gradients, 4 * 64 * 33);
+  EXPECT_EQ(part.gradients, 4 * (64 + 32) * 33 + 8 * 16);
   EXPECT_LT(part.buffers, whole.buffers);
   in.tied = true;
   EXPECT_EQ(memory(in, 1, 1).weights, 4 * (128 * 17 + 16));
@@ -193,7 +187,7 @@ TEST(Presets, AreReadCheckedAndPlanned) {
     check_config(s.config);
     const int64_t rows = 1000000000, batch = s.config.data.batch_size;
     const int64_t tokens = s.config.data.tokens > 0 ? s.config.data.tokens : rows;
-    const DataFacts facts{preset.width, rows, tokens / batch, preset.ranks};
+    const DataFacts facts{preset.width, rows, tokens / batch, tokens, preset.ranks};
     check_against_data(s, facts);
     EXPECT_TRUE(remarks_on(s, facts).empty());
     EXPECT_EQ(s.config.model.n_latents, preset.latents);

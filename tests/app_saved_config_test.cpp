@@ -15,7 +15,7 @@ using nlohmann::ordered_json;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-constexpr DataFacts kFacts{.width = 64, .rows = 100000, .steps = 200, .ranks = 2};
+constexpr DataFacts kFacts{.width = 64, .rows = 100000, .steps = 200, .tokens = 100000, .ranks = 2};
 
 Settings resolved() {
   Settings s;
@@ -75,7 +75,7 @@ TEST(Resume, KeepsWhatTheOldRunResolved) {
   now.config.data.tokens = 1000000;
   now.sources = {{"data.path", "command line"}, {"data.tokens", "command line"}};
   adopt_saved_resolutions(saved, "config.json", now);
-  check_against_data(now, {.width = 64, .rows = 100000, .steps = 2000, .ranks = 6});
+  check_against_data(now, {.width = 64, .rows = 100000, .steps = 2000, .tokens = 0, .ranks = 6});
   EXPECT_EQ(now.config.optim.warmup_steps, 10);
   EXPECT_EQ(now.config.dead.window_tokens, 10000);
   EXPECT_EQ(now.config.data.tokens, 1000000);

@@ -13,7 +13,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-constexpr DataFacts kFacts{.width = 576, .rows = 100000, .steps = 400, .ranks = 4};
+constexpr DataFacts kFacts{.width = 576, .rows = 100000, .steps = 400, .tokens = 98304, .ranks = 4};
 
 TEST(CheckAgainstData, ResolvesEveryZero) {
   Settings s;
@@ -21,13 +21,13 @@ TEST(CheckAgainstData, ResolvesEveryZero) {
   check_config(s.config);
   check_against_data(s, kFacts);
   const Config& c = s.config;
-  EXPECT_EQ(c.data.tokens, 100000);
+  EXPECT_EQ(c.data.tokens, 98304);
   EXPECT_EQ(c.data.micro_batch_size, 2048);
   EXPECT_EQ(c.model.n_latents, 32 * 576);
   EXPECT_DOUBLE_EQ(c.optim.lr, 2e-4 / std::sqrt(32 * 576 / 16384.0));
   EXPECT_EQ(c.optim.warmup_steps, 20);
   EXPECT_EQ(c.dead.k_aux, 288);
-  EXPECT_EQ(c.dead.window_tokens, 10000);
+  EXPECT_EQ(c.dead.window_tokens, 9830);
   EXPECT_EQ(c.mesh.data, 1);
   EXPECT_EQ(c.mesh.feature, 4);
   for (const char* name :
@@ -56,7 +56,7 @@ TEST(CheckAgainstData, LeavesWhatWasGiven) {
 TEST(CheckAgainstData, LongRunsMeetTheCaps) {
   Settings s;
   s.config.data.tokens = 4000000000;
-  check_against_data(s, {.width = 768, .rows = 1000000, .steps = 1000000, .ranks = 1});
+  check_against_data(s, {.width = 768, .rows = 1000000, .steps = 1000000, .tokens = 0, .ranks = 1});
   EXPECT_EQ(s.config.optim.warmup_steps, 1000);
   EXPECT_EQ(s.config.dead.window_tokens, 10000000);
 }
@@ -74,7 +74,7 @@ TEST(CheckConfig, RefusesImpossibleCombinations) {
             "data.tokens = 100 is less than data.batch_size = 4096"},
            {[](Config& c) { c.model.n_latents = 16; },
             "model.k = 32 is more than model.n_latents = 16"},
-           {[](Config& c) { c.debug.hang_at = "x"; }, "debug.hang_at"},
+           {[](Config& c) { c.debug.hang_at = std::string("encode"); }, "debug.hang_at"},
            {[](Config& c) { c.optim.beta2 = 1; }, "optim.beta2 = '1' (config): out of range"},
            {[](Config& c) { c.optim.lr = NAN; }, "optim.lr = 'nan' (config): out of range"},
            {[](Config& c) { c.model.encoder = "mlp"; }, "model.encoder = 'mlp'"},

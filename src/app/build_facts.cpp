@@ -23,7 +23,7 @@ std::string processor_name() {
 
 }  // namespace
 
-std::string version() {
+std::string program_version() {
   return MEGADICT_VERSION;
 }
 

@@ -4,7 +4,7 @@
 #include "app/build_facts.h"
 #include "app/commands.h"
 #include "app/options.h"
-#include "app/rank_map.h"
+#include "app/together.h"
 #include "base/log.h"
 
 namespace megadict {
@@ -26,7 +26,7 @@ std::string help_info() {
 int run_info(Launch& launch, const Args& args) {
   read_options(options(), args);
   const LaunchFacts& facts = launch.facts();
-  say(fmt::format("megadict   {}", version()));
+  say(fmt::format("megadict   {}", program_version()));
   say(fmt::format("compiler   {}", compiler()));
   say(fmt::format("LibTorch   {}", torch_facts()));
   say(fmt::format("processor  {}", processor()));
@@ -35,7 +35,7 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));
   for (const std::string& setting : facts.settings) say("           " + setting);
-  say(fmt::format("\n{}", rank_map_text(launch)));
+  say("\n" + rank_table(gather_ranks(launch, resolve_threads(0, facts))));
   return 0;
 }
 

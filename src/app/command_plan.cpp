@@ -70,12 +70,14 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
   line("counters", held.counters, "when a latent last fired");
   line("buffers", held.buffers, "micro-batches in flight and read ahead");
   line("peak memory", held.peak(), "without the program and its libraries");
+  if (in.k_aux > 0)
+    line("AuxK besides", held.bytes_per_dead_latent, "for every dead latent of a rank");
   if (mesh.data * mesh.feature == 1) return;
   say("received from other ranks in one step");
   const auto moved = transfers(in, mesh.data, mesh.feature);
   for (const Transfer& transfer : moved)
     if (transfer.bytes > 0)
-      line(transfer.what, transfer.bytes,
+      line(transfer.name, transfer.bytes,
            fmt::format("step {}, {} axis", transfer.step, transfer.axis).c_str());
   line("total", total_bytes(moved), in.k_aux > 0 ? "while there are dead latents" : "");
 }
@@ -121,6 +123,7 @@ int run_plan(Launch& launch, const Args& args) {
   const DataConfig& data = settings.config.data;
   DataFacts facts{.width = own.width, .rows = own.rows};
   facts.ranks = planned_ranks(own, settings.config.mesh, launch.facts().ranks);
+  facts.tokens = own.rows / data.batch_size * data.batch_size;
   facts.steps = (data.tokens > 0 ? data.tokens : own.rows) / data.batch_size;
   check_against_data(settings, facts);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);

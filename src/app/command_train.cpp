@@ -1,21 +1,22 @@
-// megadict train: one dictionary on the mesh, fresh or resumed.
+// megadict train: settings, data and mesh are put together here; the run itself is train/loop.h.
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/commands.h"
 #include "app/fields.h"
 #include "app/run_folder.h"
-#include "app/saved_config.h"
 #include "app/settings.h"
+#include "app/together.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "base/stop_request.h"
-#include "comm/watchdog.h"
 #include "data/norm_filter.h"
+#include "data/row_reader.h"
 #include "io/file.h"
-#include "io/json_file.h"
-#include "model/tensor_views.h"
 #include "train/loop.h"
 
 namespace megadict {
@@ -24,100 +25,91 @@ namespace {
 
 OptionSet options(Config& config) {
   return {.command = "train",
-          .summary = "Trains one dictionary on a data x feature mesh of all ranks.",
+          .summary = "Trains one dictionary on the mesh of all ranks; resumes, logs, evaluates.",
           .fields = fields_of(config),
           .config_file = true,
           .required = {"data.path", "run.dir"}};
 }
 
-// Everything of a run that has to outlive the call that starts it.
-struct Prepared {
-  Settings settings;
-  std::string resume_from;
-  ShardIndex data;
-  NormFilter filter;
-  std::unique_ptr<BatchPlan> plan;
-  std::unique_ptr<ShardIndex> eval_data;
+struct TrainData {
+  ShardIndex rows;
+  std::optional<ShardIndex> held_out;
+  std::vector<int64_t> survivors;  // of the norm filter; empty = all
+  int64_t rows_left() const {
+    return survivors.empty() ? rows.rows() : static_cast<int64_t>(survivors.size());
+  }
 };
 
-std::unique_ptr<ShardIndex> open_eval(const DataConfig& config, int64_t width) {
-  std::string path = config.eval_path;
-  if (path.empty() && folder_exists(config.path + "/eval")) path = config.path + "/eval";
-  if (path.empty()) return nullptr;
-  auto index = std::make_unique<ShardIndex>(ShardIndex::open(path));
-  if (index->width() != width)
+// Every rank scans its part of the norms; all decide alike.
+std::vector<int64_t> surviving_rows(Communicator& world, const ShardIndex& index, double multiple) {
+  if (multiple == 0) return {};
+  const Range mine = shard_of(index.rows(), world.size(), world.rank());
+  const auto norms = gather_parts(world, row_norms(index, mine), "row norms");
+  const NormFilter filter = filter_by_norm(norms, multiple);
+  say(fmt::format("norm filter: {} of {} rows are above {:g} x {:.4g} and left out", filter.dropped,
+                  index.rows(), multiple, filter.median));
+  return filter.survivors;
+}
+
+TrainData open_data(Communicator& world, Settings& settings) {
+  DataConfig& config = settings.config.data;
+  TrainData data;
+  rank_zero_first(world, [&] {
+    data.rows = ShardIndex::open(config.path);
+    const std::string beside = config.path + "/eval";
+    if (config.eval_path.empty() && folder_exists(beside)) {
+      config.eval_path = beside;
+      settings.sources["data.eval_path"] = "resolved";
+    }
+    if (!config.eval_path.empty()) data.held_out = ShardIndex::open(config.eval_path);
+  });
+  if (data.held_out && data.held_out->width() != data.rows.width())
     fail_agreed(ExitCode::bad_data,
-                fmt::format("held-out rows in '{}' are {} wide, the training rows {}", path,
-                            index->width(), width));
-  return index;
+                fmt::format("data.eval_path {} holds rows of width {}, data.path {} of width {}",
+                            in_quotes(config.eval_path), data.held_out->width(),
+                            in_quotes(config.path), data.rows.width()));
+  data.survivors = surviving_rows(world, data.rows, config.max_norm_multiple);
+  return data;
 }
 
-void compare_with_saved(const std::string& path, const nlohmann::ordered_json& saved,
-                        const Settings& settings) {
-  const auto differences = compare_for_resume(saved, path, settings);
-  refuse_fixed(differences, path);
-  for (const Difference& change : differences)
-    if (change.on_resume == OnResume::notice)
-      note(fmt::format("note: {} was {}, now {}", change.name, change.before, change.after));
+at::Device training_device(const RunConfig& run, const LaunchFacts& facts) {
+  if (run.device == "cpu") return at::Device(at::kCPU);
+  const int visible = at::detail::getCUDAHooks().deviceCount();
+  const int index = visible > 0 ? facts.local_rank % visible : 0;
+  return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
 }
 
-Prepared prepare(Settings settings, Launch& launch) {
-  Prepared run;
-  run.resume_from = resume_source(settings.config.run);
-  const std::string saved_path =
-      run.resume_from.empty() ? "" : config_of_checkpoint(run.resume_from);
-  nlohmann::ordered_json saved;
-  if (!saved_path.empty()) {
-    saved = nlohmann::ordered_json::parse(read_file(saved_path));
-    adopt_saved_resolutions(saved, saved_path, settings);
-  }
-  run.data = ShardIndex::open(settings.config.data.path);
-  run.filter = filter_by_norm(run.data, settings.config.data.max_norm_multiple);
-  if (run.filter.dropped > 0)
-    say(fmt::format("norm filter: {} of {} rows dropped (median norm {:.4g})", run.filter.dropped,
-                    run.data.rows(), run.filter.median));
-  run.plan = std::make_unique<BatchPlan>(run.data, settings.config.data, settings.config.run.seed,
-                                         run.filter.survivors);
-  const DataFacts facts{.width = run.data.width(),
-                        .rows = run.data.rows() - run.filter.dropped,
-                        .steps = run.plan->steps(),
-                        .ranks = launch.facts().ranks};
+void settle_threads(Settings& settings, const LaunchFacts& facts) {
+  RunConfig& run = settings.config.run;
+  const int threads = resolve_threads(run.threads, facts);
+  if (run.threads == 0) settings.sources["run.threads"] = "resolved";
+  run.threads = threads;
+  at::set_num_threads(threads);
+}
+
+// Resolves what depends on the data; returns the plan of the resolved settings.
+BatchPlan settle(Settings& settings, const TrainData& data, int ranks) {
+  Config& config = settings.config;
+  const BatchPlan plan(data.rows, config.data, config.run.seed, data.survivors);
+  const DataFacts facts{.width = data.rows.width(),
+                        .rows = data.rows_left(),
+                        .steps = plan.steps(),
+                        .tokens = plan.tokens_at(plan.steps()),
+                        .ranks = ranks};
   check_against_data(settings, facts);
-  if (!saved_path.empty()) compare_with_saved(saved_path, saved, settings);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
-  run.eval_data = open_eval(settings.config.data, run.data.width());
-  run.settings = std::move(settings);
-  return run;
+  return BatchPlan(data.rows, config.data, config.run.seed, data.survivors);
 }
 
-DataIdentity identity_of(const Prepared& run) {
-  const DatasetFacts& facts = run.data.facts();
-  return {fingerprint_of(run.data, run.filter.survivors),
-          run.data.rows() - run.filter.dropped,
+DataIdentity identity_of(const TrainData& data) {
+  const DatasetFacts& facts = data.rows.facts();
+  return {fingerprint_of(data.rows, data.survivors),
+          data.rows_left(),
           std::string(name_of(facts.dtype)),
           facts.model,
           facts.hook,
           facts.tokenizer,
           facts.layer};
-}
-
-TrainJob job_of(const Prepared& run, const Launch& launch) {
-  const Config& config = run.settings.config;
-  TrainJob job;
-  job.data_config = config.data;
-  job.model = config.model;
-  job.step = {config.optim, config.dead, config.model.l1_warmup_steps, run.plan->steps()};
-  job.run = config.run;
-  job.log = config.log;
-  job.checkpoint = config.checkpoint;
-  job.eval = config.eval;
-  job.device = device_of(config.run.device, launch.facts().local_rank);
-  job.data = &run.data;
-  job.plan = run.plan.get();
-  job.eval_data = run.eval_data.get();
-  job.identity = identity_of(run);
-  job.resume_from = run.resume_from;
-  return job;
 }
 
 }  // namespace
@@ -129,19 +121,35 @@ std::string help_train() {
 
 int run_train(Launch& launch, const Args& args) {
   Settings settings;
-  settings.sources = read_options(options(settings.config), args);
-  check_config(settings.config);
+  Config& config = settings.config;
+  settings.sources = read_options(options(config), args);
+  check_config(config);
+  start_watchdog(config.debug);
   install_stop_handlers();
-  start_watchdog(settings.config.debug);
-  Communicator& world =
-      launch.world_for(settings.config.run.device == "cuda" ? Device::cuda : Device::cpu);
-  at::set_num_threads(resolve_threads(settings.config.run.threads, launch.facts()));
-  const Prepared run = prepare(std::move(settings), launch);
-  const Mesh mesh = make_mesh(world, run.settings.config.mesh);
-  // All ranks have looked at the folder before anything is written into it.
-  launch.world().barrier("start");
-  write_run_facts(run.settings, launch);
-  return static_cast<int>(run_training(mesh, job_of(run, launch)));
+  const StartPoint start = find_start(launch.world(), config.run);
+  adopt_start(start, settings);
+  settle_threads(settings, launch.facts());
+  const TrainData data = open_data(launch.world(), settings);
+  const BatchPlan plan = settle(settings, data, launch.facts().ranks);
+  report_differences(start, settings);
+  const at::Device device = training_device(config.run, launch.facts());
+  const Mesh mesh =
+      make_mesh(launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu), config.mesh);
+  write_run_folder(launch, settings, args);
+  TrainJob job{.data_config = config.data,
+               .model = config.model,
+               .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
+               .run = config.run,
+               .log = config.log,
+               .checkpoint = config.checkpoint,
+               .eval = config.eval,
+               .device = device,
+               .data = &data.rows,
+               .plan = &plan,
+               .eval_data = data.held_out ? &*data.held_out : nullptr,
+               .identity = identity_of(data),
+               .resume_from = start.checkpoint};
+  return static_cast<int>(run_training(mesh, job));
 }
 
 }  // namespace megadict

@@ -3,27 +3,35 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 
 #include "base/range.h"
+#include "data/batch_plan.h"
+#include "model/topk.h"
 
 namespace megadict {
 
 namespace {
 
-constexpr int64_t kFloat = 4;     // bytes; every payload but x is fp32
-constexpr int64_t kCounter = 8;   // int64 per latent
-constexpr int64_t kScalars = 16;  // loss, L0, norm, flags: they ride with b_dec's gradient
-constexpr int64_t kFlagBytes = 16;
+constexpr int64_t kFloat = 4, kDouble = 8;  // bytes; every payload but x is fp32
+constexpr int64_t kCounter = 8;             // int64 per latent
+constexpr int64_t kScalars = 16;            // words that ride with b_dec's gradient
 
 int64_t largest_shard(int64_t n, int parts) {
   return shard_of(n, parts, 0).size();
 }
 
-// Rows each member of a feature row owns of a micro-batch, padded (RowPart::slot).
-int64_t slot_rows(int64_t rows, int data_size, int feature_size) {
-  return ceil_div(ceil_div(rows, data_size), feature_size);
+// Rows each member of a feature row owns of a micro-batch, padded.
+int64_t slot_rows(const PlanInput& in, int64_t rows, int data_size, int feature_size) {
+  return row_part(std::min(rows, in.micro), data_size, feature_size, 0, 0).slot;
+}
+
+// Rows of other owners that a rank receives in one step, over all its micro-batches.
+int64_t foreign_rows(const PlanInput& in, int data_size, int feature_size) {
+  int64_t rows = 0;
+  for (int64_t begin = 0; begin < in.batch; begin += in.micro)
+    rows += slot_rows(in, in.batch - begin, data_size, feature_size);
+  return rows * (feature_size - 1);
 }
 
 // One latent's numbers: encoder and decoder row and the encoder bias.
@@ -31,33 +39,41 @@ int64_t row_numbers(const PlanInput& in) {
   return (in.tied ? 1 : 2) * in.width + 1;
 }
 
-// Rows of other owners that a rank receives in one step, over all its micro-batches.
-int64_t foreign_rows(const PlanInput& in, int data_size, int feature_size) {
-  int64_t rows = 0;
-  for (int64_t begin = 0; begin < in.batch; begin += in.micro)
-    rows += slot_rows(std::min(in.micro, in.batch - begin), data_size, feature_size);
-  return rows * (feature_size - 1);
-}
-
-// Steps 0 to 5; AuxK's are those of a step in which latents are dead.
 void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
                       std::vector<Transfer>& out) {
   const int64_t foreign = foreign_rows(in, data_size, feature_size);
   const int64_t vectors = kFloat * in.width * foreign, thresholds = 2 * kFloat * foreign;
-  out.push_back({"0", "rows of x", "feature", in.sample_bytes * in.width * foreign});
+  out.push_back({"0", "rows", "feature", in.sample_bytes * in.width * foreign});
   if (in.topk) {
-    const int64_t candidates = candidates_per_row(in.k, feature_size);
-    out.push_back({"2", "top-k candidates", "feature", kFloat * candidates * foreign});
-    out.push_back({"3", "thresholds", "feature", thresholds});
+    const int64_t places = candidate_width(in.k, feature_size);
+    out.push_back({"2", "topk candidates", "feature", kFloat * places * foreign});
+    out.push_back({"3", "topk thresholds", "feature", thresholds});
   }
-  out.push_back({"4", "partial reconstructions", "feature", vectors});
+  out.push_back({"4", "reconstruction", "feature", vectors});
   out.push_back({"5", "residual gradient", "feature", vectors});
   if (in.k_aux == 0) return;
-  const int64_t candidates = candidates_per_row(in.k_aux, feature_size);
-  out.push_back({"aux", "AuxK candidates", "feature", kFloat * candidates * foreign});
-  out.push_back({"aux", "AuxK thresholds", "feature", thresholds});
-  out.push_back({"aux", "AuxK reconstructions", "feature", vectors});
-  out.push_back({"aux", "AuxK gradient", "feature", vectors});
+  const int64_t places = candidate_width(in.k_aux, feature_size);
+  out.push_back({"aux", "dead counts", "feature", kCounter * (feature_size - 1)});
+  out.push_back({"aux", "topk candidates", "feature", kFloat * places * foreign});
+  out.push_back({"aux", "topk thresholds", "feature", thresholds});
+  out.push_back({"aux", "auxk reconstruction", "feature", vectors});
+  out.push_back({"aux", "auxk residual gradient", "feature", vectors});
+}
+
+// Bytes of one micro-batch in flight, at its fullest, and of the queue.
+int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
+  const int64_t slot = slot_rows(in, in.batch, data_size, feature_size);
+  const int64_t rows = slot * feature_size, vector = kFloat * in.width;
+  const int64_t queue = in.queue * slot * (in.sample_bytes * in.width + kCounter);
+  // x, x - b_dec, and partial reconstructions or the residual's gradient.
+  const int64_t whole = 3 * vector * rows;
+  // Residual and gradient of the owned rows, AuxK's too; their squares in double.
+  const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
+  // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
+  const int64_t codes = in.topk ? std::min(in.k, latents) : in.width;
+  const int64_t aux_codes = std::min(in.k_aux, latents);
+  const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
+  return queue + whole + own + rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
 }
 
 }  // namespace
@@ -79,23 +95,23 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   return in;
 }
 
-int64_t candidates_per_row(int64_t k, int feature_size) {
-  const double share = static_cast<double>(k) / feature_size;
-  return std::min(k, static_cast<int64_t>(std::ceil(share + 6 * std::sqrt(share) + 4)));
-}
-
 std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_size) {
   std::vector<Transfer> out;
   add_feature_axis(in, data_size, feature_size, out);
   const int64_t ranks = int64_t{data_size} * feature_size, others = data_size - 1;
+  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  if (in.k_aux > 0) out.push_back({"aux", "auxk sums", "world", all_reduced(2 * kDouble)});
   const int64_t latents = largest_shard(in.latents, feature_size);
-  const int64_t owned_rows = kFloat * row_numbers(in) * ceil_div(latents, data_size);
-  const int64_t scalars = kFloat * (in.width + kScalars);
-  out.push_back({"7", "finite flags", "data", 2 * kFlagBytes * others / data_size});
-  out.push_back({"7", "gradient rows", "data", owned_rows * others});
-  out.push_back({"7", "updated rows", "data", owned_rows * others});
-  out.push_back({"8", "b_dec gradient and scalars", "world", 2 * scalars * (ranks - 1) / ranks});
-  out.push_back({"9", "fired bits", "data", others * ceil_div(latents, 8)});
+  const int64_t foreign = kFloat * ceil_div(latents, data_size) * others;
+  const int64_t w_enc = foreign * in.width, w_dec = in.tied ? 0 : w_enc;
+  out.push_back({"7", "gradients W_enc", "data", w_enc});
+  out.push_back({"7", "gradients W_dec", "data", w_dec});
+  out.push_back({"7", "gradients b_enc", "data", foreign});
+  out.push_back({"7", "rows W_enc", "data", w_enc});
+  out.push_back({"7", "rows W_dec", "data", w_dec});
+  out.push_back({"7", "rows b_enc", "data", foreign});
+  out.push_back({"8", "step sums", "world", all_reduced(kFloat * (in.width + kScalars))});
+  out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
   return out;
 }
 
@@ -108,25 +124,16 @@ int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& a
 
 MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   const int64_t latents = largest_shard(in.latents, feature_size);
-  const int64_t padded = data_size * ceil_div(latents, data_size);
-  const int64_t owned = padded / data_size;
-  const int64_t row = kFloat * row_numbers(in);
-  const int64_t slot = slot_rows(in.micro, data_size, feature_size), rows = slot * feature_size;
-  const int64_t losses = in.k_aux > 0 ? 2 : 1;  // reconstructions and their gradients
-  // Codes: value and index, once by row and once by latent. Without top-k up to d entries a row.
-  const int64_t codes = in.topk ? std::min(in.k, latents) : in.width;
-  const int64_t aux_codes = std::min(in.k_aux, latents);
-  const int64_t candidates = in.topk ? 2 * kFloat * candidates_per_row(in.k, feature_size) : 0;
+  const int64_t owned = ceil_div(latents, data_size), padded = data_size * owned;
+  const int64_t row = kFloat * row_numbers(in), b_dec = kFloat * in.width;
   MemoryPlan plan;
-  plan.weights = row * latents + kFloat * in.width;
-  plan.moments = 2 * (row * owned + kFloat * in.width);
-  plan.gradients = row * padded;
-  plan.average = in.average ? row * owned + kFloat * in.width : 0;
+  plan.weights = row * padded + b_dec;
+  plan.moments = 2 * (row * owned + b_dec);
+  plan.gradients = row * padded + kDouble * in.width + (data_size > 1 ? row * owned : 0);
+  plan.average = in.average ? row * owned + b_dec : 0;
   plan.counters = kCounter * latents;
-  plan.buffers = in.sample_bytes * in.width * (rows + slot * in.queue)  // x as read
-                 + kFloat * in.width * rows * (1 + 2 * losses)  // x, reconstructions, gradients
-                 + kFloat * in.width * slot * losses            // what this rank owns of them
-                 + rows * (4 * kFloat * (codes + aux_codes) + candidates);
+  plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
+  plan.bytes_per_dead_latent = in.k_aux > 0 ? 2 * row : 0;
   return plan;
 }
 

@@ -29,18 +29,17 @@ struct PlanInput {
 // Of a configuration whose "0 = ..." are resolved (check_against_data).
 PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes);
 
-// Bytes that one rank receives from others in one optimiser step (all its micro-batches).
+// Bytes that one rank receives from others in one optimiser step, all its micro-batches together;
+// logged steps add two small all-reduces. `name` is the collective's, as Communicator counts it.
 struct Transfer {
-  const char* step;  // row of the step table, performance.md 5.1
-  const char* what;
+  const char* step;  // row of the step table, performance.md 5.1; "aux" = AuxK
+  const char* name;
   const char* axis;  // "feature", "data", "world"
   int64_t bytes = 0;
 };
 
-// Candidates a rank sends per row and owner: min(k, ceil(k/F + 6 sqrt(k/F) + 4)).
-int64_t candidates_per_row(int64_t k, int feature_size);
-
-// In the order of the step. Largest rank of the mesh where sizes do not divide.
+// In the order of the step; the largest rank of the mesh where sizes do not divide. AuxK's are
+// those of a step with at least k_aux dead latents.
 std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_size);
 int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis = "");
 
@@ -48,11 +47,13 @@ int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& a
 struct MemoryPlan {
   int64_t weights = 0;    // W_enc, W_dec, biases: fp32, this rank's latents
   int64_t moments = 0;    // Adam's m and v of the rows this rank updates (1/D of its latents)
-  int64_t gradients = 0;  // [latents, 2d+1] fp32
-  int64_t average = 0;    // the averaged copy, rows this rank updates
-  int64_t counters = 0;   // per latent: when it last fired
+  int64_t gradients = 0;  // [latents, 2d+1] fp32; with D > 1 also the sums of the rows it updates
+  int64_t average = 0;    // the averaged copy of the rows it updates
+  int64_t counters = 0;   // per latent: rows since it last fired
   int64_t buffers = 0;    // one micro-batch in flight and those read ahead
   int64_t peak() const { return weights + moments + gradients + average + counters + buffers; }
+  // AuxK besides: copies and gradients of a shard's dead latents.
+  int64_t bytes_per_dead_latent = 0;
 };
 
 MemoryPlan memory(const PlanInput& in, int data_size, int feature_size);

@@ -2,59 +2,136 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "app/build_facts.h"
-#include "app/rank_map.h"
 #include "app/saved_config.h"
+#include "app/together.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
 
 namespace megadict {
 
-std::string resume_source(const RunConfig& run) {
+using nlohmann::ordered_json;
+
+namespace {
+
+// Results of an earlier start; settings alone (a start that failed early) are none.
+bool holds_run(const std::string& folder) {
+  return file_exists(folder + "/metrics.jsonl") || folder_exists(folder + "/checkpoints") ||
+         folder_exists(folder + "/final");
+}
+
+// RUN of RUN/checkpoints/NAME and RUN/final.
+std::string run_of(const std::string& checkpoint) {
+  const std::string parent = parent_folder(checkpoint);
+  return file_name(parent) == "checkpoints" ? parent_folder(parent) : parent;
+}
+
+std::string without_slash(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+std::string checkpoint_to_resume(const RunConfig& run) {
   if (run.resume == "auto") return newest_checkpoint(run.dir);
-  if (run.resume != "never") return find_checkpoint(run.resume);
-  std::error_code ignored;
-  if (std::filesystem::is_directory(run.dir, ignored) &&
-      !std::filesystem::is_empty(run.dir, ignored))
-    fail_agreed(ExitCode::usage,
-                fmt::format("run.dir '{}' is not empty and run.resume is never", run.dir),
-                "--run.resume auto continues it; or choose another run.dir");
-  return "";
+  const bool holds = holds_run(run.dir);
+  if (run.resume == "never") {
+    if (holds)
+      fail(ExitCode::usage, fmt::format("run.dir {} already holds a run", in_quotes(run.dir)),
+           "--run.resume auto goes on with it; another run.dir starts a new one");
+    return "";
+  }
+  const std::string path = without_slash(run.resume);
+  if (!file_exists(path + "/state.json"))
+    fail(ExitCode::usage,
+         fmt::format("run.resume = {}: no checkpoint, there is no state.json in it; allowed: "
+                     "never, auto, or the folder of a checkpoint",
+                     in_quotes(run.resume)));
+  const bool own = file_exists(run.dir + "/config.json") &&
+                   read_file(run.dir + "/config.json") == read_file(run_of(path) + "/config.json");
+  if (holds && !own)
+    fail(ExitCode::usage,
+         fmt::format("run.dir {} already holds a run, and the checkpoint {} is "
+                     "another run's",
+                     in_quotes(run.dir), in_quotes(path)),
+         "another run.dir");
+  return path;
 }
 
-std::string config_of_checkpoint(const std::string& checkpoint) {
-  // RUN/checkpoints/step_N or RUN/final.
-  std::string folder = parent_folder(checkpoint);
-  if (file_name(folder) == "checkpoints") folder = parent_folder(folder);
-  const std::string path = folder + "/config.json";
-  return file_exists(path) ? path : "";
+ordered_json parsed(const StartPoint& start) {
+  try {
+    return ordered_json::parse(start.config_text);
+  } catch (const ordered_json::exception& e) {
+    fail_agreed(ExitCode::bad_data,
+                fmt::format("cannot use {}: it is not JSON", in_quotes(start.config_path)));
+  }
 }
 
-void write_run_facts(const Settings& settings, Launch& launch) {
-  const std::string& folder = settings.config.run.dir;
-  const std::string ranks = rank_map_text(launch);
+ordered_json environment_json(const LaunchFacts& facts, const Args& args) {
+  ordered_json out;
+  out["megadict"] = program_version();
+  out["command"] = args;
+  out["compiler"] = compiler();
+  out["torch"] = torch_facts();
+  out["processor"] = processor();
+  out["cpu_features"] = cpu_features();
+  out["gpus"] = gpu_facts();
+  out["launcher"] = facts.launcher;
+  out["ranks"] = facts.ranks;
+  out["nodes"] = facts.nodes;
+  out["environment"] = facts.settings;
+  return out;
+}
+
+}  // namespace
+
+StartPoint find_start(Communicator& world, const RunConfig& run) {
+  StartPoint start;
+  if (world.rank() == 0) {
+    start.checkpoint = checkpoint_to_resume(run);
+    if (!start.checkpoint.empty()) {
+      start.config_path = run_of(start.checkpoint) + "/config.json";
+      if (!file_exists(start.config_path))
+        fail(ExitCode::bad_data,
+             fmt::format("cannot resume {}: {} is missing, so nobody knows its settings",
+                         in_quotes(start.checkpoint), in_quotes(start.config_path)),
+             "--model.init_from takes the weights alone");
+      start.config_text = read_file(start.config_path);
+    }
+  }
+  start.checkpoint = broadcast_text(world, start.checkpoint, "checkpoint to resume");
+  start.config_path = broadcast_text(world, start.config_path, "saved settings");
+  start.config_text = broadcast_text(world, start.config_text, "saved settings");
+  return start;
+}
+
+void adopt_start(const StartPoint& start, Settings& settings) {
+  if (!start.checkpoint.empty())
+    adopt_saved_resolutions(parsed(start), start.config_path, settings);
+}
+
+void report_differences(const StartPoint& start, const Settings& settings) {
+  if (start.checkpoint.empty()) return;
+  const auto differences = compare_for_resume(parsed(start), start.config_path, settings);
+  refuse_fixed(differences, start.checkpoint);
+  for (const Difference& change : differences)
+    if (change.on_resume == OnResume::notice)
+      note(fmt::format("note: {} was {}, is {} from here on", change.name, in_quotes(change.before),
+                       in_quotes(change.after)));
+}
+
+void write_run_folder(Launch& launch, const Settings& settings, const Args& args) {
+  const std::string& dir = settings.config.run.dir;
+  const auto ranks = gather_ranks(launch, settings.config.run.threads);
   if (launch.facts().rank == 0) {
-    make_folders(folder);
-    const LaunchFacts& facts = launch.facts();
-    nlohmann::ordered_json env;
-    env["megadict_version"] = version();
-    env["compiler"] = compiler();
-    env["torch"] = torch_facts();
-    env["processor"] = processor();
-    env["cpu_features"] = cpu_features();
-    env["gpus"] = gpu_facts();
-    env["launcher"] = facts.launcher;
-    env["ranks"] = facts.ranks;
-    env["nodes"] = facts.nodes;
-    env["settings"] = facts.settings;
-    write_json(folder + "/config.json", config_json(settings));
-    write_json(folder + "/env.json", env);
-    write_file_atomic(folder + "/ranks.txt", ranks + "\n");
+    make_folders(dir);
+    write_json(dir + "/config.json", config_json(settings));
+    write_json(dir + "/env.json", environment_json(launch.facts(), args));
+    write_file_atomic(dir + "/ranks.txt", rank_table(ranks) + "\n");
   }
   launch.world().barrier("run folder");
 }

@@ -1,22 +1,34 @@
-// The folder of a run: may it be used, what does it resume from, and the files that say what ran
-// (config.json, env.json, ranks.txt).
+// The folder of a run: what is in it already, where a run resumes, and what is written before the
+// first step (config.json, env.json, ranks.txt). Only rank 0 reads and writes.
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "app/commands.h"
 #include "app/settings.h"
 #include "comm/launch.h"
 
 namespace megadict {
 
-// The checkpoint that run.resume asks for, "" = a fresh start. Exit 2 (agreed) where `never` meets
-// a folder that holds a run, or PATH is no checkpoint.
-std::string resume_source(const RunConfig& run);
+// Where the run begins; the same on every rank.
+struct StartPoint {
+  std::string checkpoint;   // folder; "" = a fresh start
+  std::string config_path;  // config.json of the run that wrote it
+  std::string config_text;
+};
 
-// The config.json that belongs to a checkpoint folder; "" where there is none.
-std::string config_of_checkpoint(const std::string& checkpoint);
+// What run.resume asks for. Exit 2: `never` and the folder holds a run; a path that is no
+// checkpoint, or another run's while run.dir holds one. Exit 3: a checkpoint whose run has no
+// config.json. Writes nothing. Collective over world.
+StartPoint find_start(Communicator& world, const RunConfig& run);
 
-// Creates the folder and writes the three files. Collective.
-void write_run_facts(const Settings& settings, Launch& launch);
+// Settings that the checkpoint's run resolved are taken over; then every difference is refused or
+// printed by its class (saved_config.h). Does nothing for a fresh start.
+void adopt_start(const StartPoint& start, Settings& settings);
+void report_differences(const StartPoint& start, const Settings& settings);
+
+// Collective over world.
+void write_run_folder(Launch& launch, const Settings& settings, const Args& args);
 
 }  // namespace megadict

@@ -113,8 +113,8 @@ void check_config(const Config& config) {
 
 void check_against_data(Settings& settings, const DataFacts& facts) {
   DataConfig& data = settings.config.data;
-  if (data.tokens == 0 && facts.rows > 0)
-    resolve<int64_t>(settings, "data.tokens", data.tokens, facts.rows);
+  if (data.tokens == 0 && facts.tokens > 0)
+    resolve<int64_t>(settings, "data.tokens", data.tokens, facts.tokens);
   check_batch(data, facts);
   if (data.micro_batch_size == 0)
     resolve<int64_t>(settings, "data.micro_batch_size", data.micro_batch_size, data.batch_size);

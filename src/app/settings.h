@@ -18,8 +18,9 @@ struct Settings {
 // What is known once the data set and the launch are.
 struct DataFacts {
   int64_t width = 0;
-  int64_t rows = 0;   // that take part; 0 = unknown (`plan` without data)
-  int64_t steps = 0;  // of the whole run; 0 = unknown
+  int64_t rows = 0;    // that take part; 0 = unknown (`plan` without data)
+  int64_t steps = 0;   // of the whole run; 0 = unknown
+  int64_t tokens = 0;  // rows of all these steps
   int ranks = 1;
 };
 
@@ -27,8 +28,7 @@ struct DataFacts {
 void check_config(const Config& config);
 
 // Combinations that need the data's size; resolves every "0 = ..." that depends on it and notes
-// it as "resolved". Exit 2 (agreed). `facts.rows` and `facts.steps` may be unknown: what depends
-// on them is then left as it is.
+// it as "resolved". Exit 2 (agreed). What depends on an unknown fact is left as it is.
 void check_against_data(Settings& settings, const DataFacts& facts);
 
 // A sentence for each thing that is allowed and probably not meant: a value that somebody set and

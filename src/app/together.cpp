@@ -1,0 +1,79 @@
+#include "app/together.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/range.h"
+
+namespace megadict {
+
+namespace {
+
+// What travels of a RankRecord: fixed size, so that one all-gather moves all of them.
+struct WireRecord {
+  int32_t rank, node, local_rank, cpus, threads;
+  char host[108];
+};
+
+}  // namespace
+
+void rank_zero_first(Communicator& world, const std::function<void()>& work) {
+  if (world.rank() == 0) work();
+  world.barrier("rank 0 first");
+  if (world.rank() != 0) work();
+}
+
+std::string broadcast_text(Communicator& world, const std::string& text, const char* name) {
+  auto size = static_cast<int64_t>(text.size());
+  world.broadcast(view_of(&size, 1), 0, name);
+  std::vector<uint8_t> bytes(static_cast<size_t>(size));
+  if (world.rank() == 0) std::copy(text.begin(), text.end(), bytes.begin());
+  world.broadcast(view_of(bytes.data(), size), 0, name);
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,
+                                const char* name) {
+  const auto ranks = static_cast<size_t>(world.size());
+  const auto own = static_cast<int64_t>(mine.size());
+  std::vector<int64_t> sizes(ranks);
+  world.all_gather(view_of(&own, 1), view_of(sizes.data(), world.size()), name);
+  const int64_t widest = *std::max_element(sizes.begin(), sizes.end());
+  std::vector<float> padded(mine);
+  padded.resize(static_cast<size_t>(widest));
+  std::vector<float> all(ranks * static_cast<size_t>(widest));
+  const std::vector<float>& send = padded;
+  world.all_gather(view_of(send.data(), widest), view_of(all.data(), widest * world.size()), name);
+  std::vector<float> joined;
+  for (size_t r = 0; r < ranks; ++r) {
+    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(r) * widest;
+    joined.insert(joined.end(), begin, begin + sizes[r]);
+  }
+  return joined;
+}
+
+std::vector<RankRecord> gather_ranks(Launch& launch, int threads) {
+  const LaunchFacts& facts = launch.facts();
+  WireRecord mine{facts.rank, facts.node, facts.local_rank, facts.cpus, threads, ""};
+  std::strncpy(mine.host, facts.host.c_str(), sizeof(mine.host) - 1);
+  std::vector<WireRecord> all(static_cast<size_t>(facts.ranks));
+  const auto bytes = static_cast<int64_t>(sizeof(WireRecord));
+  launch.world().all_gather({&mine, bytes, DType::u8, Device::cpu},
+                            {all.data(), bytes * facts.ranks, DType::u8, Device::cpu}, "rank map");
+  std::vector<RankRecord> records;
+  for (const WireRecord& w : all)
+    records.push_back({w.rank, w.node, w.local_rank, w.cpus, w.threads, w.host});
+  return records;
+}
+
+std::string rank_table(const std::vector<RankRecord>& ranks) {
+  std::string text = fmt::format("{:>6} {:>6} {:>6} {:>6} {:>8}  host", "rank", "node", "local",
+                                 "cpus", "threads");
+  for (const RankRecord& r : ranks)
+    text += fmt::format("\n{:>6} {:>6} {:>6} {:>6} {:>8}  {}", r.rank, r.node, r.local_rank, r.cpus,
+                        r.threads, r.host);
+  return text;
+}
+
+}  // namespace megadict

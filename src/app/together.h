@@ -1,0 +1,33 @@
+// Small things that all ranks do together while a command starts.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "comm/launch.h"
+
+namespace megadict {
+
+// Runs `work` on rank 0, then on the others: an error that all would meet is met, and printed,
+// once. Collective over world.
+void rank_zero_first(Communicator& world, const std::function<void()>& work);
+
+// Rank 0's text on every rank. Collective. `name` is a string literal.
+std::string broadcast_text(Communicator& world, const std::string& text, const char* name);
+
+// Each rank's part of a vector, one after the other, on every rank. Collective.
+std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,
+                                const char* name);
+
+struct RankRecord {
+  int rank = 0, node = 0, local_rank = 0, cpus = 0, threads = 0;
+  std::string host;
+};
+
+// Who runs where, in rank order. Collective.
+std::vector<RankRecord> gather_ranks(Launch& launch, int threads);
+// A heading and one line a rank.
+std::string rank_table(const std::vector<RankRecord>& ranks);
+
+}  // namespace megadict
