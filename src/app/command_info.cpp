@@ -26,7 +26,7 @@ std::string help_info() {
 int run_info(Launch& launch, const Args& args) {
   read_options(options(), args);
   const LaunchFacts& facts = launch.facts();
-  say(fmt::format("megadict   {}", program_version()));
+  say(fmt::format("megadict   {}", version()));
   say(fmt::format("compiler   {}", compiler()));
   say(fmt::format("LibTorch   {}", torch_facts()));
   say(fmt::format("processor  {}", processor()));

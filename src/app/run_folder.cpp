@@ -73,7 +73,7 @@ ordered_json parsed(const StartPoint& start) {
 
 ordered_json environment_json(const LaunchFacts& facts, const Args& args) {
   ordered_json out;
-  out["megadict"] = program_version();
+  out["megadict"] = version();
   out["command"] = args;
   out["compiler"] = compiler();
   out["torch"] = torch_facts();
