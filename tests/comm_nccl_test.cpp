@@ -79,6 +79,14 @@ TEST(Nccl, CarriesHostTensorsOfTheStandIn) {
   EXPECT_EQ(nccl_standin::operations_done(), before + 1);
 }
 
+TEST(Nccl, ComesAfterTheDefaultStream) {
+  Communicator& world = test_world();
+  std::vector<float> made(4, 3.0f), values(4);
+  cudaMemcpyAsync(values.data(), made.data(), 4 * sizeof(float), cudaMemcpyHostToDevice, nullptr);
+  world.all_reduce({values.data(), 4, DType::f32, Device::cuda}, ReduceOp::sum, "sum");
+  for (const float value : values) EXPECT_EQ(value, 3.0f * static_cast<float>(world.size()));
+}
+
 TEST(Nccl, LeavesBitOrToTheHost) {
   Communicator& world = test_world();
   const int64_t before = nccl_standin::operations_done();

@@ -26,6 +26,8 @@ int64_t operations_done();
 class Task {
  public:
   virtual ~Task() = default;
+  // Nothing is before it on its stream any more: from now on its buffers are its own.
+  virtual void begin() {}
   // True once it is done; false to be asked again (for ever, where it failed).
   virtual bool advance() = 0;
 };

@@ -15,11 +15,18 @@ struct CUstream_st {
   std::deque<std::unique_ptr<Task>> tasks;
   int64_t queued = 0, done = 0;
 
+  void add(std::unique_ptr<Task> task) {
+    tasks.push_back(std::move(task));
+    ++queued;
+    if (tasks.size() == 1) tasks.front()->begin();
+  }
+
   bool advance_to(int64_t position) {
     while (done < position) {
       if (!tasks.front()->advance()) return false;
       tasks.pop_front();
       ++done;
+      if (!tasks.empty()) tasks.front()->begin();
     }
     return true;
   }
@@ -45,9 +52,10 @@ CUstream_st& of(cudaStream_t stream) {
 
 class Copy : public Task {
  public:
-  Copy(void* to, const void* from, size_t bytes) : to_(to) {
-    held_.input(from, bytes);
-    held_.output(to, bytes);
+  Copy(void* to, const void* from, size_t bytes) : to_(to), from_(from), bytes_(bytes) {}
+  void begin() override {
+    held_.input(from_, bytes_);
+    held_.output(to_, bytes_);
   }
   bool advance() override {
     if (!held_.touched().empty())
@@ -58,6 +66,8 @@ class Copy : public Task {
 
  private:
   void* to_;
+  const void* from_;
+  size_t bytes_;
   HeldBuffers held_;
 };
 
@@ -82,8 +92,7 @@ void set_pci_bus(int first) {
 }
 
 void enqueue(cudaStream_t stream, std::unique_ptr<Task> task) {
-  of(stream).tasks.push_back(std::move(task));
-  ++of(stream).queued;
+  of(stream).add(std::move(task));
 }
 
 void HeldBuffers::input(const void* data, size_t bytes) {
@@ -156,7 +165,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   if (event->stream == nullptr) return cudaErrorInvalidValue;
-  nccl_standin::enqueue(stream, std::make_unique<nccl_standin::WaitFor>(*event));
+  if (event->stream->done < event->position)
+    nccl_standin::enqueue(stream, std::make_unique<nccl_standin::WaitFor>(*event));
   return cudaSuccess;
 }
 

@@ -121,6 +121,9 @@ class Batch : public Task {
   explicit Batch(std::vector<Operation> operations)
       : operations_(std::move(operations)), comm_(*operations_.front().comm) {
     held_.resize(operations_.size());
+  }
+
+  void begin() override {
     for (size_t i = 0; i < operations_.size(); ++i) hold(operations_[i], held_[i]);
   }
 
