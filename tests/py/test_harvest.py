@@ -176,6 +176,15 @@ def test_mid_of_a_parallel_block_is_refused(run):
 
 # ---- files ---------------------------------------------------------------------------------------
 
+def fletcher32(chunk: np.ndarray) -> int:
+    """Sums of the big-endian 16-bit words and of those sums, modulo 65535 with 65535 for 0."""
+    words = np.frombuffer(chunk.tobytes(), ">u2").astype(object)
+    first = int(np.sum(words))
+    second = int(np.sum(words * np.arange(len(words), 0, -1).astype(object)))
+    fold = lambda total: (total - 1) % 65535 + 1 if total else 0
+    return fold(second) << 16 | fold(first)
+
+
 def test_file_layout(run, tmp_path):
     assert run()[0] == 0
     with h5py.File(tmp_path / "out" / "shard_00000.h5") as file:
@@ -187,10 +196,13 @@ def test_file_layout(run, tmp_path):
         assert (file.attrs["d_in"], file.attrs["dtype"]) == (WIDTH, "float32")
         assert file.attrs["megadict_version"].count(".") == 2
         chunk = file["activations"].chunks
-        assert 1 << 18 <= chunk[0] * chunk[1] * 4 <= 1 << 20
+        assert 1 << 18 <= chunk[0] * chunk[1] * 4 <= 1 << 20 and chunk[1] == WIDTH
         for name in ("activations", "tokens", "position", "document", "norm"):
             assert file[name].fletcher32 and len(file[name]) == rows
-            assert file[name].chunks[0] == chunk[0]
+        padded = np.zeros((-(-rows // chunk[0]) * chunk[0], WIDTH), np.float32)
+        padded[:rows] = file["activations"][:]
+        assert file["chunk_checksum"][:].tolist() == [
+            fletcher32(part) for part in np.split(padded, len(padded) // chunk[0])]
         for name in ("tokens", "position", "document"):
             assert file[name].dtype == np.uint32
         norms = np.linalg.norm(file["activations"][:].astype(np.float64), axis=1)
