@@ -451,6 +451,7 @@ def test_foreign_tokenizer(run, model_folder, tmp_path):
 
 # ---- the model that every machine can have -------------------------------------------------------
 
+@pytest.mark.slow
 def test_smollm2(capfd, tmp_path):
     """The packaged model's stream, against what the whole model reports."""
     from importlib.util import find_spec
