@@ -15,6 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 SLURM_TOOLS = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "scancel")
+LOSS = "losses/overall_loss"
 ROWS, WIDTH, BATCH, STEPS = 8192, 32, 256, 600
 TRAINING = {
     "data.batch_size": BATCH, "data.tokens": BATCH * STEPS, "model.n_latents": 192, "model.k": 4,
@@ -138,7 +139,7 @@ def metrics(run_dir: Path) -> list[dict]:
 
 def losses(run_dir: Path) -> dict[int, float]:
     """Loss by step; a later line about the same step replaces an earlier one."""
-    return {line["step"]: line["loss"] for line in metrics(run_dir) if "loss" in line and "step" in line}
+    return {line["step"]: line[LOSS] for line in metrics(run_dir) if LOSS in line}
 
 
 def wait_for_step(run_dir: Path, step: int) -> None:
