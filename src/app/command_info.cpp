@@ -34,7 +34,7 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("GPUs       {}", gpu_facts()));
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));
-  for (const std::string& setting : facts.settings) say("           " + setting);
+  for (const std::string& setting : facts.settings) say(fmt::format("{:11}{}", "", setting));
   say(fmt::format("\n{}", rank_table(gather_ranks(launch, resolve_threads(0, facts)))));
   return 0;
 }
