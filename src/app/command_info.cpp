@@ -35,7 +35,8 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));
   for (const std::string& setting : facts.settings) say("           " + setting);
-  say("\n" + rank_table(gather_ranks(launch, resolve_threads(0, facts))));
+  say("");
+  say(rank_table(gather_ranks(launch, resolve_threads(0, facts))));
   return 0;
 }
 
