@@ -176,6 +176,21 @@ TEST(HangRank, IsRefusedWhereThereIsNoSuchRank) {
   EXPECT_THAT(outcome.text, HasSubstr("megadict: debug.hang_rank 2: there are ranks 0 to 1\n"));
 }
 
+TEST(Gpus, AreRefusedInOneSentenceWhereThereIsNone) {
+  const Outcome outcome = job(2, "gpus");
+  if (outcome.text.find("GPUs 0") != std::string::npos)
+    GTEST_SKIP() << "this machine has GPUs: " << outcome.text;
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(
+      outcome.text,
+      AnyOf(AllOf(HasSubstr("support: built without NCCL\n"),
+                  HasSubstr("megadict: run.device cuda: built without NCCL. hint: configure "
+                            "with -DMEGADICT_NCCL=ON\n")),
+            AllOf(ContainsRegex("support: NCCL [0-9.]*, no GPU"),
+                  ContainsRegex("megadict: run.device cuda: no GPU on [a-z0-9-]* .CUDA says "
+                                ".*. hint: --run.device cpu"))));
+}
+
 TEST(Alone, RunsAndFailsWithoutALauncher) {
   const std::string program = MEGADICT_TEST_PROGRAM;
   Outcome outcome = shell(program + " works");

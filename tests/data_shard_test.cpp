@@ -1,4 +1,6 @@
 #include <gmock/gmock.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <cstring>
@@ -106,6 +108,30 @@ TEST(Shard, WriterRefusesRowsThatAreNotFiniteAndEmptyShards) {
   const Error error = error_of([&] { writer.append({rows, 2}); });
   EXPECT_EQ(error.code(), ExitCode::bad_data);
   EXPECT_THAT(error.line(), AllOf(HasSubstr("a.h5'"), HasSubstr("row 1")));
+}
+
+// Stands in for a full disk, which takes a small file system to make: files may not grow past a
+// limit. Whatever write meets it (header, chunk, the flush at the end), nothing is left behind.
+TEST(Shard, WriteErrorsAtAnySizeExitOneAndLeaveNothing) {
+  const TempFolder folder;
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  signal(SIGXFSZ, SIG_IGN);
+  for (rlim_t limit : {100, 900, 2000, 5000, 30000, 100000, 500000, 1040000, 1050000}) {
+    const rlimit small = {limit, before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const Error error = error_of([&] {
+      ShardWriter writer(folder / "a.h5", {64, DType::f32, "", "", "", -1});
+      const std::vector<float> rows(64 * 1000, 1.0f);
+      for (int i = 0; i < 4; ++i) writer.append({rows.data(), 1000});
+      writer.finish();
+    });
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_EQ(error.code(), ExitCode::error) << limit;
+    EXPECT_THAT(error.line(),
+                HasSubstr("cannot write '" + (folder / "a.h5") + "': File too large"));
+    EXPECT_THAT(list_files(folder.path(), ""), ElementsAre());
+  }
 }
 
 TEST(Shard, FlippedByteNamesFileChunkAndRows) {

@@ -21,9 +21,10 @@ bool mpi_running();
 // Ranks of MPI's world, 1 without MPI.
 int launched_ranks();
 
-// NCCL over the ranks of `host` (self or MPI, must live longer): chooses this rank's GPU. Exit 2
-// where there is no GPU, two ranks of a node share one, or NCCL is not compiled in. Collective.
-std::unique_ptr<Communicator> make_device_world(Communicator& host, const LaunchFacts& facts);
+// NCCL over the ranks of `host` (self or MPI): chooses this rank's GPU and writes it into `facts`.
+// Exit 2, agreed, where there is no GPU, two ranks of a node share one, or NCCL is not compiled in.
+// Collective.
+std::unique_ptr<Communicator> make_device_world(Communicator& host, LaunchFacts& facts);
 
 // Largest number of elements in one MPI call (counts are C ints there). Tests lower it to drive
 // the paths of vectors beyond 2^31 elements.

@@ -9,7 +9,10 @@
 //
 // All calls are collective over the communicator and blocking: on return the output may be read
 // (on a CUDA device: by work queued on any stream; the input must have been produced on the
-// default stream or be complete). A buffer of 0 elements is fine and moves nothing.
+// default stream or be complete). A buffer of 0 elements is fine and moves nothing. Communicators
+// of host memory refuse GPU memory. One of GPU memory (NCCL) takes host memory too and sends it
+// through the MPI communicator that it was built from: meant for a few scalars. On it, bit_or of
+// GPU memory is staged through host memory, since NCCL has no such operation.
 //
 // Misuse (sizes, types, ranges that overlap) is an Error of code 1 on the rank that calls; a
 // failing transport is an Error of code 5 that names collective, axis and rank. Neither can be

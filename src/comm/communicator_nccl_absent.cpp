@@ -4,9 +4,13 @@
 
 namespace megadict {
 
-std::unique_ptr<Communicator> make_device_world(Communicator&, const LaunchFacts&) {
-  fail_agreed(ExitCode::usage, "cannot use a GPU: built without NCCL",
+std::unique_ptr<Communicator> make_device_world(Communicator&, LaunchFacts&) {
+  fail_agreed(ExitCode::usage, "run.device cuda: built without NCCL",
               "configure with -DMEGADICT_NCCL=ON");
+}
+
+std::string gpu_support() {
+  return "built without NCCL";
 }
 
 }  // namespace megadict

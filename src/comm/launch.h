@@ -27,10 +27,12 @@ struct LaunchFacts {
   int local_rank = 0, local_ranks = 1;  // on this node (shared memory), right under srun and mpirun
   int node = 0, nodes = 1;
   std::string host;
-  std::string launcher;               // "srun", "mpirun", "none"
-  int cpus = 1;                       // in this process's affinity mask
-  int cpus_least = 1;                 // the smallest of all ranks' masks
-  int cpu_sharers = 1;                // ranks of this node whose masks overlap with this one's
+  std::string launcher;  // "srun", "mpirun", "none"
+  int cpus = 1;          // in this process's affinity mask
+  int cpus_least = 1;    // the smallest of all ranks' masks
+  int cpu_sharers = 1;   // ranks of this node whose masks overlap with this one's
+  int gpu = -1;          // of this rank, once world_for(Device::cuda) chose it
+  std::string gpu_pci_id;
   std::vector<std::string> settings;  // "OMP_NUM_THREADS=4", ... what mattered
 };
 
@@ -49,7 +51,8 @@ class Launch {
   const LaunchFacts& facts() const { return facts_; }
   Communicator& world() { return *world_; }  // host memory, MPI or self
   // A world for tensors of `device`: the MPI one for cpu, a NCCL one for cuda (exit 2 and one
-  // sentence where NCCL or a GPU is absent). Collective.
+  // sentence where NCCL or a GPU is absent, or two ranks of a node would share one). It makes the
+  // rank's GPU the current one: visible == 1 ? 0 : local_rank % visible. Collective.
   Communicator& world_for(Device device);
 
  private:
@@ -65,6 +68,9 @@ class Launch {
 
 // Prints the error's line (rank 0 alone if the error is agreed) and ends all ranks with its code.
 [[noreturn]] void abort_with(const Error& error);
+
+// For `megadict info`: "NCCL 2.28.9, GPUs 0000:17:00.0, ...", or why there is none.
+std::string gpu_support();
 
 // A value of the environment, "" where unset.
 std::string environment(const char* name);

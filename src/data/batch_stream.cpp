@@ -26,24 +26,40 @@ class ChunkCache {
   explicit ChunkCache(const ShardIndex& index) : index_(index), pool_(index) {}
 
   const std::byte* get(int32_t chunk, WindowId window) {
-    Entry& entry = entries_[chunk];
-    if (!entry.rows) entry.rows = pool_.read(index_.chunks()[static_cast<size_t>(chunk)]);
-    entry.window = std::max(entry.window, window);
-    return entry.rows.get();
+    auto found = entries_.find(chunk);
+    if (found == entries_.end()) {
+      std::vector<std::byte> rows = spare_.empty() ? std::vector<std::byte>() : take_spare();
+      pool_.read(index_.chunks()[static_cast<size_t>(chunk)], rows);
+      found = entries_.emplace(chunk, Entry{std::move(rows), window}).first;
+    }
+    found->second.window = std::max(found->second.window, window);
+    return found->second.rows.data();
   }
 
   void drop_before(WindowId window) {
-    std::erase_if(entries_, [&](const auto& item) { return item.second.window < window; });
+    std::erase_if(entries_, [&](auto& item) {
+      const bool past = item.second.window < window;
+      if (past) spare_.push_back(std::move(item.second.rows));
+      return past;
+    });
   }
 
  private:
   struct Entry {
-    std::unique_ptr<std::byte[]> rows;
+    std::vector<std::byte> rows;
     WindowId window;  // the last one known to need it
   };
+
+  std::vector<std::byte> take_spare() {
+    std::vector<std::byte> taken = std::move(spare_.back());
+    spare_.pop_back();
+    return taken;
+  }
+
   const ShardIndex& index_;
   ShardPool pool_;
   std::unordered_map<int32_t, Entry> entries_;
+  std::vector<std::vector<std::byte>> spare_;  // fresh memory costs more than reading into it
 };
 
 // Makes one rank's micro-batches, and reads the next window's chunks when there is time.

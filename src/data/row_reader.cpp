@@ -37,7 +37,7 @@ struct RowReader::State {
   const ShardIndex& index;
   ShardPool pool;
   int32_t chunk = -1;  // the one in `rows`
-  std::unique_ptr<std::byte[]> rows;
+  std::vector<std::byte> rows;
   int64_t row_bytes;
 
   explicit State(const ShardIndex& shards)
@@ -52,11 +52,11 @@ struct RowReader::State {
         fail(ExitCode::error, fmt::format("row {} of a data set of {}", id, index.rows()));
       chunk = -1;  // stays so when reading throws
       const int32_t wanted = chunk_of(index, id);
-      rows = pool.read(index.chunks()[static_cast<size_t>(wanted)]);
+      pool.read(index.chunks()[static_cast<size_t>(wanted)], rows);
       chunk = wanted;
     }
     const int64_t first = index.chunks()[static_cast<size_t>(chunk)].rows.begin;
-    return rows.get() + (id - first) * row_bytes;
+    return rows.data() + (id - first) * row_bytes;
   }
 };
 

@@ -164,12 +164,11 @@ ShardFile& ShardPool::shard(int32_t number) {
   return open_.back().file;
 }
 
-std::unique_ptr<std::byte[]> ShardPool::read(const Chunk& chunk) {
+void ShardPool::read(const Chunk& chunk, std::vector<std::byte>& to) {
   const ShardInfo& info = index_.shards()[static_cast<size_t>(chunk.shard)];
   const ShardFile& file = shard(chunk.shard);
-  auto rows = std::make_unique_for_overwrite<std::byte[]>(file.stored_bytes());
-  file.read_chunk((chunk.rows.begin - info.rows.begin) / info.chunk_rows, rows.get());
-  return rows;
+  to.resize(file.stored_bytes());
+  file.read_chunk((chunk.rows.begin - info.rows.begin) / info.chunk_rows, to.data());
 }
 
 }  // namespace megadict

@@ -14,7 +14,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -61,8 +60,9 @@ class ShardPool {
   explicit ShardPool(const ShardIndex& index) : index_(index) {}
   // Exit 3 where the file is no longer what the index saw.
   ShardFile& shard(int32_t number);
-  // The verified rows of a chunk of the index, in the data set's element type.
-  std::unique_ptr<std::byte[]> read(const Chunk& chunk);
+  // The verified rows of a chunk of the index, in the data set's element type (and what is stored
+  // behind them). `to` is resized; a buffer used before is used again.
+  void read(const Chunk& chunk, std::vector<std::byte>& to);
 
  private:
   static constexpr size_t kMaxOpen = 32;

@@ -31,7 +31,7 @@ ShardWriter::ShardWriter(const std::string& path, const DatasetFacts& facts, int
       facts_(facts),
       row_bytes_(facts.width * static_cast<int64_t>(size_of(facts.dtype))) {
   chunk_rows_ = chunk_rows > 0 ? chunk_rows : default_chunk_rows(row_bytes_);
-  file_ = Hdf5File::create(temporary_);
+  file_ = Hdf5File::create(temporary_, path_);
 }
 
 ShardWriter::~ShardWriter() {

@@ -1,6 +1,7 @@
 #include "eval/evaluate.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <numeric>
 
@@ -80,7 +81,7 @@ std::vector<double> decoder_norms(const Dictionary& dictionary) {
 MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                       const Normalization& normalization, const ShardIndex& data,
                       const EvaluateArgs& args) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   const int64_t total = args.rows > 0 ? std::min(args.rows, data.rows()) : data.rows();
   // The same shift on every rank: the mean of the first rows.
   const int64_t head = std::min<int64_t>(total, 1024);

@@ -23,16 +23,14 @@ int64_t Hdf5Dataset::row_elements() const {
 
 void Hdf5File::State::fail_read(const std::string& what) const {
   fail(ExitCode::bad_data,
-       fmt::format("cannot read '{}': {}: {}", path, what, hdf5::last_reason().text));
+       fmt::format("cannot read '{}': {}: {}", path, what, hdf5::last_reason()));
 }
 
 void Hdf5File::State::check_write(bool ok) const {
   if (ok) return;
-  const hdf5::Reason reason = hdf5::last_reason();
-  fail(ExitCode::error,
-       fmt::format("cannot write '{}': {}", path,
-                   reason.disk_full ? "No space left on device" : reason.text),
-       reason.disk_full ? "free some space or choose another folder" : "");
+  const std::string why = hdf5::last_reason();
+  fail(ExitCode::error, fmt::format("cannot write '{}': {}", path, why),
+       why.starts_with("No space") ? "free some space or choose another folder" : "");
 }
 
 hid_t Hdf5File::State::dataset(const std::string& name) {
@@ -74,9 +72,19 @@ Id select_rows(hid_t dataset, Range rows) {
   return space;
 }
 
-Id memory_space(int64_t elements) {
-  const hsize_t count = static_cast<hsize_t>(elements);
-  return Id(H5Screate_simple(1, &count, nullptr), H5Sclose);
+void check_count(hid_t memory, ConstBufferView buffer, const std::string& dataset) {
+  if (H5Sget_simple_extent_npoints(memory) != buffer.count)
+    fail(ExitCode::error, fmt::format("a buffer of {} elements for {} of '{}'", buffer.count,
+                                      H5Sget_simple_extent_npoints(memory), dataset));
+}
+
+// The memory side of the same rows. Of the same rank, because the library copies element by element
+// between spaces of different ranks.
+Id memory_space(hid_t dataset, Range rows) {
+  const Id space(H5Dget_space(dataset), H5Sclose);
+  std::vector<hsize_t> dims = dims_of(shape_of(space.get()));
+  if (!dims.empty()) dims[0] = static_cast<hsize_t>(rows.size());
+  return Id(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), H5Sclose);
 }
 
 std::vector<hsize_t> chunk_start(hid_t dataset, int64_t first_row) {
@@ -127,17 +135,17 @@ Hdf5File Hdf5File::open(const std::string& path) {
   const Id access = access_without_locks();
   state->file = Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
   if (!state->file.ok()) {
-    const std::string why = hdf5::last_reason().text;
+    const std::string why = hdf5::last_reason();
     fail(ExitCode::bad_data,
          fmt::format("cannot read '{}': not a whole HDF5 file ({})", path, why));
   }
   return Hdf5File(std::move(state));
 }
 
-Hdf5File Hdf5File::create(const std::string& path) {
+Hdf5File Hdf5File::create(const std::string& path, const std::string& shown_path) {
   const Call call;
   auto state = std::make_unique<State>();
-  state->path = path;
+  state->path = shown_path.empty() ? path : shown_path;
   const Id access = access_without_locks();
   state->file = Id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
   state->check_write(state->file.ok());
@@ -227,7 +235,8 @@ void Hdf5File::write_rows(const std::string& dataset, Range rows, ConstBufferVie
   if (rows.empty()) return;
   const Call call;
   const hid_t id = state_->dataset(dataset);
-  const Id type = hdf5::type_of(buffer.dtype), memory = memory_space(buffer.count);
+  const Id type = hdf5::type_of(buffer.dtype), memory = memory_space(id, rows);
+  check_count(memory.get(), buffer, dataset);
   const Id space = select_rows(id, rows);
   state_->check_write(
       H5Dwrite(id, type.get(), memory.get(), space.get(), H5P_DEFAULT, buffer.data) >= 0);
@@ -237,7 +246,8 @@ void Hdf5File::read_rows(const std::string& dataset, Range rows, BufferView buff
   if (rows.empty()) return;
   const Call call;
   const hid_t id = state_->dataset(dataset);
-  const Id type = hdf5::type_of(buffer.dtype), memory = memory_space(buffer.count);
+  const Id type = hdf5::type_of(buffer.dtype), memory = memory_space(id, rows);
+  check_count(memory.get(), buffer, dataset);
   const Id space = select_rows(id, rows);
   if (H5Dread(id, type.get(), memory.get(), space.get(), H5P_DEFAULT, buffer.data) < 0)
     state_->fail_read(fmt::format("'{}' rows {} to {}", dataset, rows.begin, rows.end));

@@ -33,8 +33,9 @@ struct Hdf5Dataset {
 
 class Hdf5File {
  public:
-  static Hdf5File open(const std::string& path);    // read only
-  static Hdf5File create(const std::string& path);  // replaces an existing file
+  static Hdf5File open(const std::string& path);  // read only
+  // Replaces an existing file. Messages say `shown_path` where one is given (`path` is temporary).
+  static Hdf5File create(const std::string& path, const std::string& shown_path = "");
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
   ~Hdf5File();

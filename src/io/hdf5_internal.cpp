@@ -16,25 +16,34 @@ std::recursive_mutex& library_lock() {
 }
 
 herr_t take_reason(unsigned position, const H5E_error2_t* error, void* to) {
-  auto& reason = *static_cast<Reason*>(to);
+  auto& reason = *static_cast<std::string*>(to);
   const std::string text = error->desc ? error->desc : "";
-  if (position == 0) reason.text = text;
-  if (text.find("No space left") != std::string::npos) reason.disk_full = true;
+  if (position == 0) reason = text;
+  // "file write failed: time = ..., errno = 28, error message = 'No space left on device', ..."
+  const std::string mark = "error message = '";
+  const size_t at = text.find(mark);
+  if (at != std::string::npos) {
+    const size_t begin = at + mark.size();
+    reason = text.substr(begin, text.find('\'', begin) - begin);
+  }
   return 0;
 }
 
 }  // namespace
 
 Call::Call() : lock_(library_lock()) {
+  // No clean-up by the library at exit: our files close themselves, and after a failed write (a full
+  // disk) it would try once more to flush what it could not, and crash.
+  static const bool left_alone = H5dont_atexit() >= 0;
+  static_cast<void>(left_alone);
   thread_local const bool silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   static_cast<void>(silenced);
 }
 
-Reason last_reason() {
-  Reason reason;
+std::string last_reason() {
+  std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, &reason);
-  if (reason.text.empty()) reason.text = "unknown HDF5 error";
-  return reason;
+  return reason.empty() ? "unknown HDF5 error" : reason;
 }
 
 void Id::reset() {

@@ -24,13 +24,9 @@ class Call {
   std::lock_guard<std::recursive_mutex> lock_;
 };
 
-// What the library says about the failure just met: its innermost message, and whether the system
-// reported a full disk.
-struct Reason {
-  std::string text;
-  bool disk_full = false;
-};
-Reason last_reason();
+// What the library says about the failure just met: the system's own words where there are some
+// ("No space left on device"), else the library's innermost message.
+std::string last_reason();
 
 class Id {
  public:

@@ -1,6 +1,7 @@
 #include "train/loop.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -98,7 +99,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
 }  // namespace
 
 ExitCode run_training(const Mesh& mesh, const TrainJob& job) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   Run run{mesh, job, start_state(mesh, job), RunLog(mesh, job), 0, 0};
   run.log.begin(run.state);
   if (run.state.step < job.step.total_steps) {

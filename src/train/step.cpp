@@ -1,6 +1,7 @@
 #include "train/step.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
 #include <cmath>
@@ -167,7 +168,7 @@ StepWorkspace make_workspace(const TrainState& state) {
 
 StepResult train_step(const Mesh& mesh, const StepConfig& config, BatchStream& stream,
                       bool want_norm, TrainState& state, StepWorkspace& workspace) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   Step step{mesh, config, state, workspace, {}, {}, 0};
   begin(step);
   int64_t batch_rows = 0;

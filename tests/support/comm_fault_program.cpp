@@ -18,6 +18,7 @@ namespace megadict {
 namespace {
 
 struct Job {
+  Launch& launch;
   Communicator& world;
   Communicator& feature;
   int rank;  // that misbehaves
@@ -90,6 +91,11 @@ void works(Job& job) {
   }
 }
 
+void asks_for_gpus(Job& job) {
+  if (job.world.rank() == 0) say("support: " + gpu_support());
+  job.launch.world_for(Device::cuda);
+}
+
 struct Fault {
   const char* name;
   void (*run)(Job&);
@@ -98,7 +104,7 @@ struct Fault {
 constexpr Fault kFaults[] = {
     {"sleeps", sleeps},     {"stops", stops},         {"leaves", leaves},
     {"fails", fails_alone}, {"agreed", fails_agreed}, {"mismatch", stops_in_mismatch},
-    {"works", works},
+    {"works", works},       {"gpus", asks_for_gpus},
 };
 
 int run(int argc, char** argv) {
@@ -119,7 +125,7 @@ int run(int argc, char** argv) {
   for (const int32_t one : pids) say(fmt::format("pid {}", one));
   Mesh mesh = make_mesh(launch.world(), {1, 0});
   set_watchdog_step(12);
-  Job job{launch.world(), *mesh.feature, argc > 2 ? std::atoi(argv[2]) : -1,
+  Job job{launch, launch.world(), *mesh.feature, argc > 2 ? std::atoi(argv[2]) : -1,
           argc > 3 ? argv[3] : ""};
   for (const Fault& row : kFaults)
     if (fault == row.name) row.run(job);

@@ -19,6 +19,7 @@ GTEST_COUNT = re.compile(r"^\[  (PASSED|SKIPPED|FAILED)\s*\] (\d+) tests?[.,]", 
 GTEST_SKIP = re.compile(r"^\[  SKIPPED \] ([\w./]+\.[\w./]+) \(\d+ ms\)$", re.M)
 GTEST_SKIP_REASON = re.compile(r"^\S+:\d+: Skipped\n(.*?)\n\n?\[  SKIPPED \]", re.M | re.S)
 NOT_ALLOWED_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd]")
+COLOUR = re.compile(r"\x1b?\[[0-9;]*m|\[NON-XML-CHAR-0x1B\]")
 # CTest writes <skipped> also for a program it could not find: only these are real skips.
 REAL_SKIP = re.compile(r"SKIP_|Disabled", re.I)
 
@@ -93,7 +94,8 @@ def add_file(path: Path, totals: Totals) -> None:
                 listed = totals.skips if kind == "skipped" else totals.failures
                 listed.append(f"{name}: {reason}" if reason else name)
         return
-    for case in ElementTree.fromstring(NOT_ALLOWED_IN_XML.sub("?", text)).iter("testcase"):
+    text = COLOUR.sub("", NOT_ALLOWED_IN_XML.sub("", text))
+    for case in ElementTree.fromstring(text).iter("testcase"):
         add_case(case, totals)
 
 

@@ -1,0 +1,211 @@
+"""The real launch scripts on two SLURM nodes of this machine (launch/sandbox.sh)."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+SLURM_TOOLS = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "scancel")
+ROWS, WIDTH, BATCH, STEPS = 8192, 32, 256, 600
+TRAINING = {
+    "data.batch_size": BATCH, "data.tokens": BATCH * STEPS, "model.n_latents": 192, "model.k": 4,
+    "optim.lr": 1e-3, "log.every_steps": 1, "mesh.data": 2, "mesh.feature": 2, "run.deterministic": "true",
+}  # fmt: skip
+
+
+def wait_for(what: str, condition, limit_s: float = 90):
+    """Polls until `condition()` is true and returns its value; the limit is a failure, not a skip."""
+    deadline = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {limit_s} s for {what}"
+        time.sleep(0.1)
+    return value
+
+
+def three_free_ports() -> int:
+    for first in range(26800, 32000, 3):
+        try:
+            for port in range(first, first + 3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+    raise OSError("no three free ports in a row")
+
+
+class Sandbox:
+    """Two nodes; `run` executes a command with that cluster."""
+
+    def __init__(self, repo: Path, folder: Path):
+        self.repo, self.folder = repo, folder
+        self.script = str(repo / "launch" / "sandbox.sh")
+        self.env = os.environ | {"SANDBOX_DIR": str(folder), "SANDBOX_PORT": str(three_free_ports())}
+
+    def call(self, *words: str, env: dict | None = None, limit_s: float = 120) -> subprocess.CompletedProcess:
+        return subprocess.run([self.script, *words], env=self.env | (env or {}), cwd=self.repo, text=True,
+                              capture_output=True, timeout=limit_s, stdin=subprocess.DEVNULL)  # fmt: skip
+
+    def run(self, *words: str, env: dict | None = None) -> str:
+        done = self.call("run", *words, env=env)
+        assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def job(self, number: str) -> dict[str, str]:
+        text = self.run("scontrol", "show", "job", "-o", number)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def wait_for_state(self, number: str, *states: str) -> dict[str, str]:
+        return wait_for(f"job {number} to be {states}",
+                        lambda: (job := self.job(number))["JobState"] in states and job)  # fmt: skip
+
+    def processes(self) -> list[str]:
+        """Processes of this sandbox that live: its folder is in their environment."""
+        mark, found = f"SANDBOX_DIR={self.folder}".encode(), []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue  # it ended while we looked, or is not ours
+        return [name for name in found if "slurm" in name or "megadict" in name]
+
+
+@pytest.fixture(scope="module")
+def sandbox(repo_root, megadict_bin):
+    missing = [t for t in SLURM_TOOLS if not shutil.which(t, path=os.environ["PATH"] + ":/usr/sbin")]
+    if missing:
+        pytest.skip(f"SLURM is not installed ({', '.join(missing)} missing): tools/bootstrap.sh --tests")
+    # A short name of its own: the PMIx servers put sockets below it.
+    folder = Path(tempfile.mkdtemp(prefix="megadict-slurm-"))
+    box = Sandbox(repo_root, folder)
+    started = box.call("start")
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield box
+    stopped = box.call("stop")
+    shutil.rmtree(folder, ignore_errors=True)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert wait_for("every process of the sandbox to end", lambda: not box.processes(), 15)
+
+
+@pytest.fixture(scope="module")
+def activations(tmp_path_factory) -> Path:
+    """One shard of noise around 64 directions, written by h5py."""
+    folder = tmp_path_factory.mktemp("acts")
+    random = np.random.default_rng(1)
+    codes = random.random((ROWS, 64)) * (random.random((ROWS, 64)) < 0.06)
+    rows = (codes @ random.standard_normal((64, WIDTH))).astype(np.float32)
+    with h5py.File(folder / "0000.h5", "w") as shard:
+        shard.create_dataset("activations", data=rows, chunks=(2048, WIDTH), fletcher32=True)
+        shard.attrs.update(megadict_version="test", model="synthetic", hook="none", layer=0,
+                           tokenizer="none", d_in=WIDTH, dtype="float32", rows=ROWS)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def submit(sandbox, repo_root, megadict_bin, activations, tmp_path_factory):
+    """submit(name, sbatch words...) -> job number, folder in which the job runs. Log: NAME.out."""
+    config = tmp_path_factory.mktemp("config") / "run.ini"
+    config.write_text("".join(f"{name} = {value}\n" for name, value in TRAINING.items()))
+
+    def start(name: str, *words: str, **env: str) -> tuple[str, Path]:
+        folder = tmp_path_factory.mktemp(name)
+        number = sandbox.run(
+            "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", f"--chdir={folder}",
+            f"--output={folder}/{name}.out", f"--job-name={name}", *words,
+            str(repo_root / "launch" / "train.sbatch"), str(config), "--data.path", str(activations),
+            env={"MEGADICT_BIN": str(megadict_bin)} | env,
+        )  # fmt: skip
+        return number.strip(), folder
+
+    return start
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Loss by step; a later line about the same step replaces an earlier one."""
+    return {line["step"]: line["loss"] for line in metrics(run_dir) if "loss" in line and "step" in line}
+
+
+def wait_for_step(run_dir: Path, step: int) -> None:
+    wait_for(f"step {step} in {run_dir.name}", lambda: max(losses(run_dir), default=0) >= step)
+
+
+def test_two_nodes_have_their_own_local_ranks(sandbox, megadict_bin):
+    text = sandbox.run("srun", "--mpi=pmix", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
+    assert "srun, 4 rank(s) on 2 node(s)" in text
+    rows = [line.split()[:3] for line in text.splitlines() if line.strip()[:1].isdigit()]
+    assert rows == [["0", "0", "0"], ["1", "0", "1"], ["2", "1", "0"], ["3", "1", "1"]]
+
+
+@pytest.mark.parametrize("plugin", ["none", "pmi2"])
+def test_a_wrong_mpi_plugin_gives_one_line(sandbox, megadict_bin, plugin):
+    done = sandbox.call("run", "srun", f"--mpi={plugin}", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
+    own = [line for line in done.stderr.splitlines() if not line.startswith(("srun:", "slurmstepd:"))]
+    assert done.returncode == 2
+    assert own == ["megadict: srun started 4 tasks but MPI sees 1. hint: srun --mpi=pmix"]
+    assert done.stdout == ""
+
+
+def test_usr1_saves_requeues_and_resumes_to_the_uninterrupted_result(sandbox, submit):
+    whole, folder = submit("whole", RUN_DIR="run")
+    job = sandbox.wait_for_state(whole, "COMPLETED", "FAILED")
+    assert job["ExitCode"] == "0:0", (folder / "whole.out").read_text()
+    expected = losses(folder / "run")
+    assert max(expected) == STEPS
+
+    number, folder = submit("stopped", RUN_DIR="run")
+    log = folder / "stopped.out"
+    wait_for_step(folder / "run", STEPS // 10)
+    sandbox.run("scancel", "--signal=USR1", number)
+    sandbox.wait_for_state(number, "PENDING", "COMPLETED", "FAILED")
+    assert "exit 75, restart 0, run" in log.read_text(), log.read_text()
+    assert max(losses(folder / "run")) < STEPS, "the run was over before the signal came"
+    sandbox.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
+    assert (job["ExitCode"], job["Restarts"]) == ("0:0", "1"), log.read_text()
+    assert "exit 0, restart 1, run" in log.read_text()
+    assert losses(folder / "run") == expected
+
+
+def test_term_saves_and_is_not_requeued(sandbox, submit):
+    number, folder = submit("cancelled", RUN_DIR="run")
+    wait_for_step(folder / "run", STEPS // 10)
+    sandbox.run("scancel", number)
+    assert sandbox.wait_for_state(number, "CANCELLED")["Restarts"] == "0"
+    wait_for("the checkpoint", lambda: (folder / "run" / "latest").exists(), 30)
+    assert not list((folder / "run" / "checkpoints").glob("*.tmp"))
+
+
+def test_an_error_ends_the_job_with_its_code(sandbox, submit):
+    number, folder = submit("blind", RUN_DIR="run", SRUN_MPI="none")
+    job = sandbox.wait_for_state(number, "FAILED", "COMPLETED")
+    assert (job["ExitCode"], job["Restarts"]) == ("2:0", "0")
+    assert "megadict: srun started 4 tasks but MPI sees 1" in (folder / "blind.out").read_text()
+
+
+def test_requeue_of_one_array_element_leaves_the_others_alone(sandbox, submit):
+    number, folder = submit("array", "--array=0-1", f"--output={Path('array-%a.out')}")
+    first, last = f"{number}_0", f"{number}_1"
+    for element in (first, last):
+        wait_for_step(folder / "runs" / f"array-{element}", 5)
+    sandbox.run("scancel", "--signal=USR1", last)  # the last element bears the array's own number
+    sandbox.wait_for_state(last, "PENDING")
+    assert sandbox.job(first)["Restarts"] == "0"
+    sandbox.run("scontrol", "update", f"JobId={last}", "StartTime=now")
+    ends = [sandbox.wait_for_state(element, "COMPLETED", "FAILED") for element in (first, last)]
+    assert [(job["ExitCode"], job["Restarts"]) for job in ends] == [("0:0", "0"), ("0:0", "1")]

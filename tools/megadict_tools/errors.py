@@ -1,0 +1,67 @@
+"""Errors as the megadict binary gives them: one line that says what, where, what is allowed, a hint.
+
+Exit codes: 0 done, 1 error, 2 bad flag or combination, 3 bad data.
+"""
+
+import argparse
+import difflib
+import signal
+import sys
+
+ERROR, USAGE, BAD_DATA = 1, 2, 3
+
+
+class ToolError(Exception):
+    """A failure the user can act on; main_guard() prints it as one line and exits with `code`."""
+
+    def __init__(self, code: int, message: str, hint: str = ""):
+        super().__init__(message + (f". hint: {hint}" if hint else ""))
+        self.code = code
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses bad flags in one line, with the nearest known name; takes no abbreviations."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        raise ToolError(USAGE, message, f"{self.prog} --help")
+
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            flag = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(flag, known, n=1)
+            raise ToolError(USAGE, f"unknown argument '{unknown[0]}'",
+                            f"did you mean {near[0]}?" if near else f"{self.prog} --help")
+        return found
+
+
+def _on_term(_signal, _frame):
+    raise SystemExit(143)
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:400] + " ..."
+
+
+def main_guard(name: str, main, after_interrupt: str = "") -> int:
+    """Runs main() and turns what can go wrong for a user into one line on stderr and a code."""
+    signal.signal(signal.SIGTERM, _on_term)
+    try:
+        return main() or 0
+    except ToolError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        hint = f". hint: {after_interrupt}" if after_interrupt else ""
+        print(f"\n{name}: interrupted{hint}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return ERROR
+    except (OSError, MemoryError) as error:
+        print(f"{name}: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        return ERROR

@@ -1,0 +1,164 @@
+"""What a harvest will write, fixed before it starts, and what of it is already there.
+
+The plan is a pure function of the settings and the text: which windows of tokens make up which
+shard. A shard is final once its file has its own name; a resumed harvest walks the same plan,
+leaves final shards alone and makes the others anew, so that no row is lost or doubled.
+"""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Iterator
+
+from .errors import ERROR, USAGE, ToolError
+from .models import Target
+from .text import HeldOut, TextSource, Window, document_tokens, windows_of
+
+STATE_FILE = "harvest.json"
+SPLITS = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides which bytes are written. Threads and device are not among it."""
+
+    model: str
+    model_fingerprint: str
+    text: str
+    text_fingerprint: str
+    targets: tuple[str, ...]
+    rows: int  # 0 = the whole text
+    context: int
+    batch: int
+    dtype: str
+    compute: str
+    eval_fraction: float
+    drop_first: bool
+    prepend_bos: bool
+    max_norm_multiple: float  # 0 = off
+    shard_rows: int
+    seed: int
+
+    def rows_of(self, window: Window) -> int:
+        return len(window.tokens) - self.drop_first
+
+    def split_rows(self) -> dict[str, float]:
+        """The rows each split may have."""
+        if not self.rows:
+            return dict.fromkeys(SPLITS, float("inf"))
+        held_out = max(1, round(self.rows * self.eval_fraction)) if self.eval_fraction else 0
+        return {"train": self.rows - held_out, "eval": held_out}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The windows of one shard of every target."""
+
+    split: str
+    index: int
+    windows: tuple[Window, ...]
+    rows: int  # before the norm filter
+
+    @property
+    def file_name(self) -> str:
+        return f"shard_{self.index:05d}.h5"
+
+
+class _OpenUnit:
+    """Collects the windows of one split until a shard is full."""
+
+    def __init__(self, split: str):
+        self.split, self.index, self.windows, self.rows = split, 0, [], 0
+
+    def add(self, window: Window, rows: int):
+        self.windows.append(window)
+        self.rows += rows
+
+    def take(self) -> Unit:
+        unit = Unit(self.split, self.index, tuple(self.windows), self.rows)
+        self.index, self.windows, self.rows = self.index + 1, [], 0
+        return unit
+
+
+def plan_units(settings: Settings, text: TextSource, held_out: HeldOut, tokenizer,
+               bos: int | None) -> Iterator[Unit]:
+    """Every shard of the harvest in a fixed order. Documents of a split that is full are passed
+    over; the last window of a split is cut where its rows are reached."""
+    left = settings.split_rows()
+    open_units = {split: _OpenUnit(split) for split in SPLITS}
+    for document, words in enumerate(text.documents()):
+        if not any(left.values()):
+            break
+        split = "eval" if document in held_out else "train"
+        if not left[split]:
+            continue
+        tokens = document_tokens(tokenizer, words)
+        for window in windows_of(document, tokens, settings.context, bos):
+            rows = min(settings.rows_of(window), left[split])
+            if rows <= 0:
+                break
+            if open_units[split].rows + rows > settings.shard_rows:
+                yield open_units[split].take()
+            cut = window.tokens[:rows + settings.drop_first]
+            open_units[split].add(Window(document, cut), rows)
+            left[split] -= rows
+    for unit in open_units.values():
+        if unit.rows:
+            yield unit.take()
+
+
+class OutputFolder:
+    """DIR: its state file, its lock, and where each shard goes."""
+
+    def __init__(self, path: str | Path, targets: list[Target]):
+        self.path = Path(path)
+        self.folders = {t: self.path / t.name if len(targets) > 1 else self.path for t in targets}
+        self.state: dict = {}
+
+    def claim(self, settings: Settings):
+        """Takes DIR for these settings, or refuses it; self.state then holds what is known."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        wanted = json.loads(json.dumps(asdict(settings)))
+        state_file = self.path / STATE_FILE
+        if state_file.exists():
+            self.state = json.loads(state_file.read_text())
+            self._refuse_other(wanted)
+        elif found := sorted(self.path.rglob("*.h5")):
+            raise ToolError(USAGE, f"--out '{self.path}' holds '{found[0].name}' but no "
+                            f"{STATE_FILE}: it was not made by this tool", "give another folder")
+        else:
+            self.state = {"settings": wanted, "complete": False}
+
+    def _lock(self):
+        self.lock = open(self.path / ".harvest.lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ToolError(ERROR, f"another harvest is writing to '{self.path}'") from error
+
+    def _refuse_other(self, wanted: dict):
+        found = self.state.get("settings", {})
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise ToolError(USAGE, f"--out '{self.path}' was begun with {name} = "
+                                f"{found.get(name)}, now it is {value}",
+                                "give the same settings to resume it, or another folder")
+
+    def save(self):
+        partial = self.path / (STATE_FILE + ".partial")
+        with open(partial, "w") as file:
+            json.dump(self.state, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path / STATE_FILE)
+
+    def shard(self, target: Target, unit: Unit) -> Path:
+        folder = self.folders[target]
+        return (folder / "eval" if unit.split == "eval" else folder) / unit.file_name
+
+    def has(self, unit: Unit) -> bool:
+        """Whether the shard is final for every target."""
+        return all(self.shard(target, unit).exists() for target in self.folders)
