@@ -9,11 +9,11 @@
 namespace megadict {
 namespace {
 
-using testing::add;
-using testing::golden_rows;
-using testing::in_order;
-using testing::MetricRows;
-using testing::report_of;
+using test::add;
+using test::golden_rows;
+using test::in_order;
+using test::MetricRows;
+using test::report_of;
 
 std::vector<double> norms_of(Range latents) {
   std::vector<double> norms;
@@ -27,11 +27,9 @@ MetricReport on_mesh(const MetricRows& data, const Mesh& mesh) {
   const Range mine = shard_of(group.size(), mesh.feature_size(), mesh.feature_index);
   const Range latents = shard_of(data.n, mesh.feature_size(), mesh.feature_index);
   const auto shift = mean_row(data.x.data(), 64, data.d);
-  // Rows are this rank's share of its group's, fire counts are over the whole group.
+  // Rows are this rank's share of its data row's; fire counts are over the whole data row.
   MetricSums counts(data.d, data.n, latents, shift), sums(data.d, data.n, latents, shift);
   add(counts, data, in_order(data.rows), group, 100);
-  MetricSums rows(data.d, data.n, {0, 0}, shift);
-  add(rows, data, in_order(data.rows), {group.begin + mine.begin, group.begin + mine.end}, 100);
   for (int64_t t = group.begin + mine.begin; t < group.begin + mine.end; ++t) {
     const double* z = data.z.data() + t * data.n;
     const int64_t l0 = std::count_if(z, z + data.n, [](double v) { return v > 0; });
@@ -45,11 +43,11 @@ MetricReport on_mesh(const MetricRows& data, const Mesh& mesh) {
 
 TEST(MetricsReduce, EveryMeshGivesTheReportOfOneProcess) {
   const MetricRows data = golden_rows();
-  MetricSums alone = testing::empty_sums(data);
+  MetricSums alone = test::empty_sums(data);
   add(alone, data, in_order(data.rows), {0, data.rows}, 100);
   alone.set_decoder_norms(norms_of({0, data.n}));
   const MetricReport expected = finish(totals_of(alone));
-  Communicator& world = testing::world();
+  Communicator& world = test_world();
   for (int features = 1; features <= world.size(); ++features) {
     if (world.size() % features != 0) continue;
     const Mesh mesh = make_mesh(world, {world.size() / features, features});

@@ -10,12 +10,12 @@
 namespace megadict {
 namespace {
 
-using testing::add;
-using testing::empty_sums;
-using testing::golden_rows;
-using testing::in_order;
-using testing::MetricRows;
-using testing::report_of;
+using test::add;
+using test::empty_sums;
+using test::golden_rows;
+using test::in_order;
+using test::MetricRows;
+using test::report_of;
 
 // Every value but the one that is defined by batches.
 void expect_same(const MetricReport& a, const MetricReport& b, double tolerance = 1e-12) {

@@ -1,5 +1,5 @@
-megadict_test(eval_metrics_test SOURCES eval_metrics_test.cpp ROOMS eval TORCH)
-if(TARGET megadict_mpi_main)
-  megadict_test(eval_metrics_reduce_test SOURCES eval_metrics_reduce_test.cpp ROOMS eval
-    RANKS 1 2 3 4 6 TORCH)
-endif()
+foreach(part metrics assignment matching)
+  megadict_test(eval_${part}_test SOURCES eval_${part}_test.cpp ROOMS eval LABELS eval TORCH)
+endforeach()
+megadict_test(eval_metrics_reduce_test SOURCES eval_metrics_reduce_test.cpp ROOMS eval
+  RANKS 1 2 3 4 6 LABELS eval TORCH)

@@ -23,10 +23,6 @@ std::string processor_name() {
 
 }  // namespace
 
-std::string program_version() {
-  return MEGADICT_VERSION;
-}
-
 std::string compiler() {
   return fmt::format("{} {}, {}", MEGADICT_COMPILER, __VERSION__, MEGADICT_BUILD_TYPE);
 }

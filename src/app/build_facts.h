@@ -4,9 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "base/version.h"
+
 namespace megadict {
 
-std::string program_version();            // "0.1.0"
 std::string compiler();                   // "GCC 12.2.0, Release"
 std::string torch_facts();                // "2.11.0, AVX512, ..."
 std::string processor();                  // "model name, N online processors, memory"

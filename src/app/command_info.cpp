@@ -6,6 +6,7 @@
 #include "app/options.h"
 #include "app/together.h"
 #include "base/log.h"
+#include "base/version.h"
 
 namespace megadict {
 
@@ -26,7 +27,7 @@ std::string help_info() {
 int run_info(Launch& launch, const Args& args) {
   read_options(options(), args);
   const LaunchFacts& facts = launch.facts();
-  say(fmt::format("megadict   {}", program_version()));
+  say(fmt::format("megadict   {}", version()));
   say(fmt::format("compiler   {}", compiler()));
   say(fmt::format("LibTorch   {}", torch_facts()));
   say(fmt::format("processor  {}", processor()));

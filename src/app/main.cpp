@@ -9,6 +9,7 @@
 #include "app/commands.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/version.h"
 
 namespace megadict {
 
@@ -18,7 +19,7 @@ int run(int argc, char** argv) {
   Launch launch(&argc, &argv);
   const Args args(argv + 1, argv + argc);
   if (!args.empty() && args.front() == "--version") {
-    say(fmt::format("megadict {}", program_version()));
+    say(fmt::format("megadict {}", version()));
     return 0;
   }
   return dispatch(all_commands(), "megadict", launch, args);

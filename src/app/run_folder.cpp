@@ -9,6 +9,7 @@
 #include "app/together.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
@@ -73,7 +74,7 @@ ordered_json parsed(const StartPoint& start) {
 
 ordered_json environment_json(const LaunchFacts& facts, const Args& args) {
   ordered_json out;
-  out["megadict"] = program_version();
+  out["megadict"] = version();
   out["command"] = args;
   out["compiler"] = compiler();
   out["torch"] = torch_facts();

@@ -72,6 +72,29 @@ float row_norm(const void* row, DType dtype, int64_t width) {
   }
 }
 
+DType activation_dtype(const std::string& name) {
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
+    if (name == name_of(dtype)) return dtype;
+  fail(ExitCode::usage, "dtype is '" + name + "'", "float32, float16 or bfloat16");
+}
+
+void convert_from_float(const float* from, int64_t count, DType dtype, void* to) {
+  auto* bits = static_cast<uint16_t*>(to);
+  switch (dtype) {
+    case DType::f32:
+      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+      return;
+    case DType::f16:
+      for (int64_t i = 0; i < count; ++i) bits[i] = float_to_half(from[i]);
+      return;
+    case DType::bf16:
+      for (int64_t i = 0; i < count; ++i) bits[i] = float_to_bfloat16(from[i]);
+      return;
+    default:
+      refuse(dtype);
+  }
+}
+
 uint64_t hash_bytes(const void* data, size_t bytes, uint64_t hash) {
   const auto* next = static_cast<const unsigned char*>(data);
   for (size_t i = 0; i < bytes; ++i) hash = (hash ^ next[i]) * 0x100000001b3u;

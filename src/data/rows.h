@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "base/buffer_view.h"
@@ -13,6 +14,12 @@ int64_t first_non_finite(const void* data, DType dtype, int64_t count);
 
 // Euclidean norm, summed in double in order.
 float row_norm(const void* row, DType dtype, int64_t width);
+
+// "float32", "float16" or "bfloat16"; exit 2 for another name.
+DType activation_dtype(const std::string& name);
+
+// `count` values to a type that activations have, rounded to nearest even.
+void convert_from_float(const float* from, int64_t count, DType dtype, void* to);
 
 // FNV-1a over bytes, continued from `hash`: names data sets, protects nothing.
 constexpr uint64_t kHashStart = 0xcbf29ce484222325;

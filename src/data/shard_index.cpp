@@ -22,24 +22,6 @@ std::string data_sets_inside(const std::string& folder) {
   return names;
 }
 
-std::vector<std::string> find_shards(const std::string& path) {
-  if (path.empty())
-    fail(ExitCode::usage, "data.path is empty", "a folder or a glob of *.h5 shards");
-  if (folder_exists(path)) {
-    std::vector<std::string> found = list_files(path, ".h5");
-    if (!found.empty()) return found;
-    const std::string inside = data_sets_inside(path);
-    fail(ExitCode::bad_data, fmt::format("no *.h5 shards in the folder '{}'", path),
-         inside.empty() ? fmt::format("megadict data import --from FILE --out {}", path)
-                        : fmt::format("it holds the data sets {}", inside));
-  }
-  std::vector<std::string> found = glob_files(path);
-  if (found.empty())
-    fail(ExitCode::bad_data,
-         fmt::format("no folder '{}', and no file of that name or pattern", path));
-  return found;
-}
-
 // Empty where both shards can belong to one data set, otherwise what differs ("512 wide").
 std::string difference(const DatasetFacts& a, const DatasetFacts& b) {
   const auto differ = [](const char* what, const auto& first, const auto& second) {
@@ -60,6 +42,24 @@ uint64_t checksum_of(const ShardFile& file) {
 }
 
 }  // namespace
+
+std::vector<std::string> find_shards(const std::string& path) {
+  if (path.empty())
+    fail(ExitCode::usage, "data.path is empty", "a folder or a glob of *.h5 shards");
+  if (folder_exists(path)) {
+    std::vector<std::string> found = list_files(path, ".h5");
+    if (!found.empty()) return found;
+    const std::string inside = data_sets_inside(path);
+    fail(ExitCode::bad_data, fmt::format("no *.h5 shards in the folder '{}'", path),
+         inside.empty() ? fmt::format("megadict data import --from FILE --out {}", path)
+                        : fmt::format("it holds the data sets {}", inside));
+  }
+  std::vector<std::string> found = glob_files(path);
+  if (found.empty())
+    fail(ExitCode::bad_data,
+         fmt::format("no folder '{}', and no file of that name or pattern", path));
+  return found;
+}
 
 ShardIndex ShardIndex::open(const std::string& path_or_glob) {
   ShardIndex index;

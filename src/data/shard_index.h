@@ -32,6 +32,10 @@ struct Chunk {
   Range rows;  // global
 };
 
+// Paths of the shards a folder (DIR/*.h5, without its eval/) or glob names, sorted. Exit 3 where
+// there is none.
+std::vector<std::string> find_shards(const std::string& path_or_glob);
+
 class ShardIndex {
  public:
   // Opens every shard's header. Exit 3 with file names for: nothing found, short or corrupt file,

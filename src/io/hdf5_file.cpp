@@ -253,6 +253,34 @@ void Hdf5File::read_rows(const std::string& dataset, Range rows, BufferView buff
     state_->fail_read(fmt::format("'{}' rows {} to {}", dataset, rows.begin, rows.end));
 }
 
+void Hdf5File::read_flattened(const std::string& dataset, Range rows, BufferView buffer) const {
+  const Call call;
+  const hid_t id = state_->dataset(dataset);
+  const Id type = hdf5::type_of(buffer.dtype), space(H5Dget_space(id), H5Sclose);
+  const std::vector<hsize_t> dims = dims_of(shape_of(space.get()));
+  if (dims.size() <= 2) return read_rows(dataset, rows, buffer);
+  const auto inner = static_cast<int64_t>(dims[dims.size() - 2]);
+  const auto width = static_cast<int64_t>(dims.back());
+  auto* to = static_cast<std::byte*>(buffer.data);
+  for (int64_t row = rows.begin; row < rows.end;) {  // one piece per index before the last two
+    const int64_t count = std::min(rows.end, (row / inner + 1) * inner) - row;
+    std::vector<hsize_t> start(dims.size(), 0), size(dims.size(), 1);
+    int64_t outer = row / inner;
+    for (size_t d = dims.size() - 2; d-- > 0; outer /= static_cast<int64_t>(dims[d]))
+      start[d] = static_cast<hsize_t>(outer) % dims[d];
+    start[dims.size() - 2] = static_cast<hsize_t>(row % inner);
+    size[dims.size() - 2] = static_cast<hsize_t>(count);
+    size.back() = dims.back();
+    H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr);
+    const Id memory(H5Screate_simple(static_cast<int>(size.size()), size.data(), nullptr),
+                    H5Sclose);
+    if (H5Dread(id, type.get(), memory.get(), space.get(), H5P_DEFAULT, to) < 0)
+      state_->fail_read(fmt::format("'{}' rows {} to {}", dataset, row, row + count));
+    to += static_cast<size_t>(count * width) * size_of(buffer.dtype);
+    row += count;
+  }
+}
+
 void Hdf5File::append_rows(const std::string& dataset, ConstBufferView buffer) {
   const Hdf5Dataset facts = describe(dataset);
   const int64_t added = facts.row_elements() == 0 ? 0 : buffer.count / facts.row_elements();

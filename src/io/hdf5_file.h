@@ -64,6 +64,9 @@ class Hdf5File {
   // (bf16 converts to nothing else). buffer.count == rows.size() * row_elements().
   void write_rows(const std::string& dataset, Range rows, ConstBufferView buffer);
   void read_rows(const std::string& dataset, Range rows, BufferView buffer) const;
+  // The same with all leading dimensions flattened into rows of the last one; [n] is n rows of one
+  // element.
+  void read_flattened(const std::string& dataset, Range rows, BufferView buffer) const;
   // extend() by the rows in `buffer`, then write them.
   void append_rows(const std::string& dataset, ConstBufferView buffer);
 

@@ -32,8 +32,8 @@ herr_t take_reason(unsigned position, const H5E_error2_t* error, void* to) {
 }  // namespace
 
 Call::Call() : lock_(library_lock()) {
-  // No clean-up by the library at exit: our files close themselves, and after a failed write (a full
-  // disk) it would try once more to flush what it could not, and crash.
+  // No clean-up by the library at exit: our files close themselves, and after a failed write (a
+  // full disk) it would try once more to flush what it could not, and crash.
   static const bool left_alone = H5dont_atexit() >= 0;
   static_cast<void>(left_alone);
   thread_local const bool silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;

@@ -88,8 +88,23 @@ void SafetensorsFile::read_rows(const SafetensorsEntry& entry, Range rows, Buffe
         ExitCode::bad_data,
         fmt::format("cannot read '{}': rows {} to {} of '{}', which is {} [{}]", path(), rows.begin,
                     rows.end, entry.name, entry.stored_dtype, fmt::join(entry.shape, ",")));
-  const int64_t row_bytes = row_elements * static_cast<int64_t>(size_of(to.dtype));
-  file_.read(data_begin_ + entry.begin + rows.begin * row_bytes, to.data, to.bytes());
+  read_elements(entry, {rows.begin * row_elements, rows.end * row_elements}, to);
+}
+
+void SafetensorsFile::read_elements(const SafetensorsEntry& entry, Range elements,
+                                    BufferView to) const {
+  if (entry.dtype != to.dtype || elements.size() != to.count)
+    fail(ExitCode::bad_data, fmt::format("cannot read '{}': '{}' is {}, not {}", path(), entry.name,
+                                         entry.stored_dtype, name_of(to.dtype)));
+  const auto size = static_cast<int64_t>(size_of(to.dtype));
+  read_bytes(entry, {elements.begin * size, elements.end * size}, to.data);
+}
+
+void SafetensorsFile::read_bytes(const SafetensorsEntry& entry, Range bytes, void* to) const {
+  if (bytes.begin < 0 || bytes.end > entry.end - entry.begin)
+    fail(ExitCode::error,
+         fmt::format("bytes {} to {} of '{}' in '{}'", bytes.begin, bytes.end, entry.name, path()));
+  file_.read(data_begin_ + entry.begin + bytes.begin, to, static_cast<size_t>(bytes.size()));
 }
 
 std::vector<float> SafetensorsFile::read_as_float(const SafetensorsEntry& entry) const {

@@ -42,6 +42,10 @@ class SafetensorsFile {
   void read(const SafetensorsEntry& entry, BufferView to) const;
   // Some rows of its first dimension.
   void read_rows(const SafetensorsEntry& entry, Range rows, BufferView to) const;
+  // Some of its elements in row-major order.
+  void read_elements(const SafetensorsEntry& entry, Range elements, BufferView to) const;
+  // Its bytes [begin, end), for element types we have no name for.
+  void read_bytes(const SafetensorsEntry& entry, Range bytes, void* to) const;
   // Any float tensor as float32; to.count as above.
   std::vector<float> read_as_float(const SafetensorsEntry& entry) const;
 

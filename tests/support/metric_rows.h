@@ -9,7 +9,7 @@
 #include "base/philox.h"
 #include "eval/metrics.h"
 
-namespace megadict::testing {
+namespace megadict::test {
 
 struct MetricRows {
   int64_t rows = 0, d = 0, n = 0;
@@ -110,4 +110,4 @@ inline MetricReport report_of(const MetricRows& data, const std::vector<int64_t>
   return finish(totals_of(sums));
 }
 
-}  // namespace megadict::testing
+}  // namespace megadict::test

@@ -1,0 +1,7 @@
+megadict_test(model_formats_test SOURCES model_formats_test.cpp ROOMS model LABELS model TORCH)
+
+# Dictionaries for tests/py/test_export.py.
+add_executable(export_fixture support/export_fixture.cpp)
+target_include_directories(export_fixture PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(export_fixture PRIVATE megadict_model megadict_flags)
+megadict_torch_pch(export_fixture)

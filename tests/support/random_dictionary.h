@@ -1,0 +1,76 @@
+// A random dictionary as it might have been trained, and what it computes, by the formula in fp64.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "base/philox.h"
+#include "model/saved.h"
+
+namespace megadict::test {
+
+inline at::Tensor random_tensor(at::IntArrayRef shape, uint64_t draw) {
+  at::Tensor out = at::empty(shape, at::kDouble);
+  const Rng rng{31, Purpose::test, draw};
+  for (int64_t i = 0; i < out.numel(); ++i)
+    out.mutable_data_ptr<double>()[i] = rng.normals(static_cast<uint64_t>(i))[0];
+  return out;
+}
+
+// Scale .37, a mean that is not zero, unit decoder rows (free ones when tied).
+inline SavedDictionary random_dictionary(const std::string& activation, const std::string& decoder,
+                                         int64_t n = 40, int64_t d = 12) {
+  SavedDictionary saved;
+  Dictionary& out = saved.dictionary;
+  out.config.activation = activation;
+  out.config.decoder = decoder;
+  out.config.n_latents = out.n = n;
+  out.config.k = 5;
+  out.d = d;
+  out.latents = {0, n};
+  at::Tensor rows = random_tensor({n, d}, 1);
+  if (decoder == "linear") rows = rows / rows.norm(2, {1}, true);
+  out.w_dec_ld = rows.to(at::kFloat);
+  out.w_enc_ld =
+      decoder == "tied" ? out.w_dec_ld : (rows + 0.1 * random_tensor({n, d}, 2)).to(at::kFloat);
+  out.b_enc_l = (0.1 * random_tensor({n}, 3)).to(at::kFloat);
+  out.b_dec_d = (0.3 * random_tensor({d}, 4)).to(at::kFloat);
+  saved.normalization.scale = 0.37;
+  const at::Tensor mean = (2 + random_tensor({d}, 5)).to(at::kFloat);
+  saved.normalization.mean.assign(mean.const_data_ptr<float>(), mean.const_data_ptr<float>() + d);
+  saved.step = 1000;
+  saved.tokens = 4096000;
+  saved.source_model = "gpt2";
+  saved.hook = "blocks.8.hook_resid_pre";
+  saved.layer = 8;
+  return saved;
+}
+
+// Raw rows around the mean of random_dictionary().
+inline at::Tensor random_rows(const SavedDictionary& like, int64_t rows, uint64_t draw) {
+  at::Tensor x = 3 * random_tensor({rows, like.dictionary.d}, draw);
+  if (!like.normalization.mean.empty()) x += at::tensor(like.normalization.mean).to(at::kDouble);
+  return x.to(at::kFloat);
+}
+
+struct Reconstruction {
+  at::Tensor z_bn, x_hat_bd;  // fp64, dense
+};
+
+inline Reconstruction reconstruct(const SavedDictionary& saved, const at::Tensor& x_bd) {
+  const Dictionary& dictionary = saved.dictionary;
+  const at::Tensor mean = saved.normalization.mean.empty()
+                              ? at::zeros({dictionary.d}, at::kDouble)
+                              : at::tensor(saved.normalization.mean).to(at::kDouble);
+  const double s = saved.normalization.scale;
+  const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
+  const at::Tensor y = s * (wide(x_bd) - mean) - wide(dictionary.b_dec_d);
+  at::Tensor z = at::mm(y, wide(dictionary.w_enc_ld).t()) + wide(dictionary.b_enc_l);
+  if (dictionary.config.activation == "topk") {
+    const auto [value, index] = z.topk(std::min(dictionary.config.k, dictionary.n), 1);
+    z = at::zeros_like(z).scatter(1, index, value);
+  }
+  z = z.clamp_min(0);
+  return {z, (at::mm(z, wide(dictionary.w_dec_ld)) + wide(dictionary.b_dec_d)) / s + mean};
+}
+
+}  // namespace megadict::test
