@@ -159,6 +159,48 @@ TEST(Formats, MoreThanAllLatentsAreNotSelected) {
   }
 }
 
+// How `megadict eval` and model.init_from get at them.
+TEST(Formats, ShardsOfAForeignDictionaryAreLoadedLikeACheckpoint) {
+  const TempFolder folder;
+  const SavedDictionary saved = random_dictionary("topk", "linear");
+  export_dictionary(saved, format_named("saelens"), ExportScale::trained, folder / "x");
+  ASSERT_EQ(find_checkpoint(folder / "x"), folder / "x");
+  const Dictionary whole = load_foreign(folder / "x").dictionary;
+  for (int64_t i = 0; i < 3; ++i) {
+    const Dictionary part = load_saved(folder / "x", "last", 3, i).dictionary;
+    EXPECT_EQ(part.latents, shard_of(40, 3, i));
+    const auto rows = [&](const at::Tensor& t) {
+      return t.narrow(0, part.latents.begin, part.latents.size());
+    };
+    EXPECT_TRUE(at::equal(part.w_enc_ld, rows(whole.w_enc_ld)));
+    EXPECT_TRUE(at::equal(part.w_dec_ld, rows(whole.w_dec_ld)));
+    EXPECT_TRUE(at::equal(part.b_enc_l, rows(whole.b_enc_l)));
+    EXPECT_TRUE(at::equal(part.b_dec_d, whole.b_dec_d));
+  }
+  EXPECT_EQ(error_of([&] { load_saved(folder / "x", "ema"); }).code(), ExitCode::usage);
+}
+
+TEST(UnitDecoderRows, KeepWhatIsDecoded) {
+  SavedDictionary saved = random_dictionary("relu", "linear");
+  const SavedDictionary before = folded(saved, ExportScale::unit);
+  SavedDictionary unit = before;
+  EXPECT_LT(unit_decoder_rows(unit.dictionary), 1e-6);
+  EXPECT_TRUE(at::equal(unit.dictionary.w_enc_ld, before.dictionary.w_enc_ld));  // kept its bits
+
+  saved.dictionary.w_dec_ld = saved.dictionary.w_dec_ld * at::arange(1, 41).unsqueeze(1);
+  unit = folded(saved, ExportScale::unit);
+  EXPECT_NEAR(unit_decoder_rows(unit.dictionary), 39, 1e-4);
+  EXPECT_LT((unit.dictionary.w_dec_ld.norm(2, 1) - 1).abs().max().item<double>(), 1e-6);
+  const at::Tensor x = random_rows(saved, 200, 9);
+  EXPECT_LT(relative(reconstruct(unit, x).x_hat_bd, reconstruct(saved, x).x_hat_bd), 1e-6);
+
+  saved.dictionary.w_dec_ld[7].zero_();
+  unit = folded(saved, ExportScale::unit);
+  unit_decoder_rows(unit.dictionary);
+  EXPECT_EQ(unit.dictionary.w_dec_ld[7].abs().max().item<double>(), 0);
+  EXPECT_TRUE(at::isfinite(unit.dictionary.w_enc_ld).all().item<bool>());
+}
+
 // A folder of each format whose files the tests below damage.
 class ForeignFolder : public ::testing::TestWithParam<const char*> {
  protected:

@@ -141,6 +141,19 @@ SavedDictionary folded(const SavedDictionary& saved, ExportScale scale) {
   return out;
 }
 
+double unit_decoder_rows(Dictionary& dictionary) {
+  constexpr double kRounding = 1e-5;
+  if (dictionary.tied() || dictionary.latents.empty()) return 0;
+  const at::Tensor norm = dictionary.w_dec_ld.to(at::kDouble).norm(2, {1}, true);
+  const double largest = (norm - 1).abs().max().item<double>();
+  if (largest <= kRounding) return largest;
+  // A zero row has no direction: it stays zero, and so do its codes.
+  dictionary.w_dec_ld.copy_(dictionary.w_dec_ld / norm.clamp_min(1e-30));
+  dictionary.w_enc_ld.copy_(dictionary.w_enc_ld * norm);
+  dictionary.b_enc_l.copy_(dictionary.b_enc_l * norm.squeeze(1));
+  return largest;
+}
+
 std::span<const Format> all_formats() {
   static const Format formats[] = {kSaelensFormat, kSparsifyFormat};
   return formats;

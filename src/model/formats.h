@@ -25,6 +25,12 @@ std::string_view name_of(ExportScale scale);
 // becomes two tensors), on the CPU.
 SavedDictionary folded(const SavedDictionary& saved, ExportScale scale);
 
+// F3: decoder rows of this shard to unit length, the encoder's by the inverse, so that z w_dec
+// stays what it was; for training, which keeps the rows unit. Exact for relu; topk then selects by
+// z |w_dec|. Rows that are unit up to rounding keep their bits. Returns the largest | |w_dec| - 1 |
+// found. A tied dictionary has no such form and is left alone.
+double unit_decoder_rows(Dictionary& dictionary);
+
 // Where an exported dictionary came from; for the metadata.
 struct ExportNote {
   ExportScale scale = ExportScale::unit;

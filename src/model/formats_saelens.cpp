@@ -139,13 +139,8 @@ Normalization normalization_of(const ForeignConfig& config, const std::string& f
 // not subtracted from.
 void absorb(const ForeignConfig& config, Dictionary& dictionary) {
   if (dictionary.config.activation == "topk" &&
-      config.flag_or("rescale_acts_by_decoder_norm", false)) {
-    const at::Tensor norm = dictionary.w_dec_ld.to(at::kDouble).norm(2, {1}, true);
-    const at::Tensor inverse = at::where(norm > 0, norm.reciprocal(), norm);
-    dictionary.w_dec_ld = (dictionary.w_dec_ld * inverse).to(at::kFloat);
-    dictionary.w_enc_ld = (dictionary.w_enc_ld * norm).to(at::kFloat);
-    dictionary.b_enc_l = (dictionary.b_enc_l * norm.squeeze(1)).to(at::kFloat);
-  }
+      config.flag_or("rescale_acts_by_decoder_norm", false))
+    unit_decoder_rows(dictionary);
   if (!config.flag_or("apply_b_dec_to_input", true)) {
     const at::Tensor shift =
         at::mv(dictionary.w_enc_ld.to(at::kDouble), dictionary.b_dec_d.to(at::kDouble));

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "io/file.h"
 #include "model/checkpoint_reader.h"
+#include "model/formats.h"
 #include "model/initialise.h"
 #include "model/tensor_views.h"
 
@@ -31,7 +32,7 @@ std::string newest_checkpoint(const std::string& run) {
 }
 
 std::string find_checkpoint(const std::string& path) {
-  if (file_exists(path + "/state.json")) return path;
+  if (file_exists(path + "/state.json") || foreign_format(path) != nullptr) return path;
   if (file_exists(path + "/final/state.json")) return path + "/final";
   const std::string newest = newest_checkpoint(path);
   if (newest.empty())
@@ -39,7 +40,7 @@ std::string find_checkpoint(const std::string& path) {
                 fmt::format("no dictionary at '{}': neither state.json, final/state.json nor "
                             "checkpoints/step_*/state.json is there",
                             path),
-                "give a run folder, its final/ or a folder of its checkpoints/");
+                "give a run folder, its final/, a folder of its checkpoints/, or an exported one");
   return newest;
 }
 
@@ -64,15 +65,33 @@ void read_weights(const CheckpointReader& reader, const std::string& prefix, Dic
   reader.read(prefix + "b_dec", view_of(to.b_dec_d));
 }
 
+[[noreturn]] void refuse_average(const std::string& folder) {
+  fail_agreed(ExitCode::usage, fmt::format("'{}' holds no averaged weights", folder),
+              "train with --optim.ema, or use --weights last");
+}
+
+// These files are read whole by every rank, which then keeps its share.
+SavedDictionary load_foreign_shard(const std::string& folder, int64_t parts, int64_t index) {
+  SavedDictionary out = load_foreign(folder);
+  Dictionary& dictionary = out.dictionary;
+  dictionary.latents = shard_of(dictionary.n, parts, index);
+  if (parts == 1) return out;
+  for (at::Tensor* tensor : {&dictionary.w_enc_ld, &dictionary.w_dec_ld, &dictionary.b_enc_l})
+    *tensor = tensor->narrow(0, dictionary.latents.begin, dictionary.latents.size()).clone();
+  return out;
+}
+
 }  // namespace
 
 SavedDictionary load_saved(const std::string& folder, const std::string& weights, int64_t parts,
                            int64_t index) {
-  const CheckpointReader reader(folder);
   const bool ema = weights == "ema";
-  if (ema && !reader.has("ema.W_enc"))
-    fail_agreed(ExitCode::usage, fmt::format("'{}' holds no averaged weights", folder),
-                "train with --optim.ema, or use --weights last");
+  if (foreign_format(folder) != nullptr) {
+    if (ema) refuse_average(folder);
+    return load_foreign_shard(folder, parts, index);
+  }
+  const CheckpointReader reader(folder);
+  if (ema && !reader.has("ema.W_enc")) refuse_average(folder);
   SavedDictionary out;
   try {
     const nlohmann::json& state = reader.state();

@@ -27,8 +27,9 @@ struct SavedDictionary {
   int64_t layer = -1;
 };
 
-// RUN/checkpoints/NAME, a `final/` folder, or a run folder (then final/, else the newest complete
-// checkpoint). Exit 2 where there is none, naming what was looked for.
+// RUN/checkpoints/NAME, a `final/` folder, a dictionary in another tool's layout (formats.h), or a
+// run folder (then final/, else the newest complete checkpoint). Exit 2 where there is none, naming
+// what was looked for.
 std::string find_checkpoint(const std::string& path);
 
 // The newest complete folder of RUN/checkpoints, "" where there is none.

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "data/batch_stream.h"
 #include "data/normalization.h"
+#include "model/formats.h"
 #include "model/initialise.h"
 #include "model/saved.h"
 
@@ -68,6 +69,11 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   if (!out.tied()) out.w_dec_ld.copy_(from.w_dec_ld);
   out.b_enc_l.copy_(from.b_enc_l);
   out.b_dec_d.copy_(from.b_dec_d);
+  if (unit_decoder_rows(out) > 1e-2 && job.model.activation == "topk")
+    note(
+        fmt::format("note: the decoder rows of '{}' were not unit and are now; topk selects by "
+                    "z |w_dec|",
+                    folder));
   // Its weights belong to its own normalisation.
   const double ratio = saved.normalization.scale / state.normalization.scale;
   state.var_total *= ratio * ratio;
