@@ -9,7 +9,7 @@
 #include <set>
 
 #include "app/fields.h"
-#include "support/refusal.h"
+#include "support/temp_folder.h"
 
 namespace megadict {
 namespace {
@@ -123,13 +123,13 @@ TEST(SetField, RefusesBadIntegers) {
        }) {
     Targets t;
     const Field field{"data.tokens", &t.count, "rows", "", between(0, 1000)};
-    const Refusal refusal = refusal_of([&] { set_field(field, bad.text, "a.ini:3"); });
-    EXPECT_EQ(refusal.code, 2) << bad.text;
-    EXPECT_TRUE(refusal.agreed);
-    EXPECT_THAT(refusal.line, HasSubstr("data.tokens = '"));
-    EXPECT_THAT(refusal.line, HasSubstr(bad.part_of_line));
-    EXPECT_THAT(refusal.line, HasSubstr("a.ini:3"));
-    EXPECT_THAT(refusal.line, HasSubstr("allowed: an integer, 0 to 1000"));
+    const Error refusal = test::error_of([&] { set_field(field, bad.text, "a.ini:3"); });
+    EXPECT_EQ(refusal.code(), ExitCode::usage) << bad.text;
+    EXPECT_TRUE(refusal.agreed());
+    EXPECT_THAT(refusal.line(), HasSubstr("data.tokens = '"));
+    EXPECT_THAT(refusal.line(), HasSubstr(bad.part_of_line));
+    EXPECT_THAT(refusal.line(), HasSubstr("a.ini:3"));
+    EXPECT_THAT(refusal.line(), HasSubstr("allowed: an integer, 0 to 1000"));
   }
 }
 
@@ -147,32 +147,33 @@ TEST(SetField, RefusesBadNumbers) {
        }) {
     Targets t;
     const Field field{"optim.beta1", &t.rate, "", "", from_to_below(0, 1)};
-    const Refusal refusal = refusal_of([&] { set_field(field, bad.text, "command line"); });
-    EXPECT_EQ(refusal.code, 2) << bad.text;
-    EXPECT_THAT(refusal.line, HasSubstr(bad.part_of_line));
-    EXPECT_THAT(refusal.line, HasSubstr("allowed: a number, 0 to below 1"));
+    const Error refusal = test::error_of([&] { set_field(field, bad.text, "command line"); });
+    EXPECT_EQ(refusal.code(), ExitCode::usage) << bad.text;
+    EXPECT_THAT(refusal.line(), HasSubstr(bad.part_of_line));
+    EXPECT_THAT(refusal.line(), HasSubstr("allowed: a number, 0 to below 1"));
   }
 }
 
 TEST(SetField, RefusesNegativesOfUnsignedFields) {
   Targets t;
   const Field field{"run.seed", &t.seed, "", "", at_least(0)};
-  EXPECT_THAT(refusal_of([&] { set_field(field, "-1", "x"); }).line, HasSubstr("out of range"));
+  EXPECT_THAT(test::error_of([&] { set_field(field, "-1", "x"); }).line(),
+              HasSubstr("out of range"));
 }
 
 TEST(SetField, SuggestsTheNearestChoice) {
   Targets t;
   const Field field{"model.activation", &t.text, "", "", one_of({"topk", "relu"})};
-  const Refusal refusal = refusal_of([&] { set_field(field, "topkk", "x"); });
-  EXPECT_THAT(refusal.line, HasSubstr("allowed: topk, relu"));
-  EXPECT_THAT(refusal.line, HasSubstr("did you mean 'topk'?"));
+  const Error refusal = test::error_of([&] { set_field(field, "topkk", "x"); });
+  EXPECT_THAT(refusal.line(), HasSubstr("allowed: topk, relu"));
+  EXPECT_THAT(refusal.line(), HasSubstr("did you mean 'topk'?"));
 }
 
 TEST(SetField, KeepsEveryMessageOnOneLine) {
   Targets t;
   const std::string nasty = "a\nb\r\tc\x1b[31m" + std::string(5000, 'x');
   const Field field{"data.tokens", &t.count, "", ""};
-  const std::string line = refusal_of([&] { set_field(field, nasty, "x"); }).line;
+  const std::string line = test::error_of([&] { set_field(field, nasty, "x"); }).line();
   EXPECT_EQ(line.find_first_of("\n\r\t\x1b"), std::string::npos);
   EXPECT_LT(line.size(), 300u);
 }

@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "app/ini.h"
-#include "support/refusal.h"
+#include "support/temp_folder.h"
 
 namespace megadict {
 namespace {
@@ -51,8 +51,8 @@ class Options : public ::testing::Test {
     return path;
   }
   Sources read(const std::vector<std::string>& args) { return read_options(option_set(v), args); }
-  Refusal refused(const std::vector<std::string>& args) {
-    return refusal_of([&] { read(args); });
+  Error refused(const std::vector<std::string>& args) {
+    return test::error_of([&] { read(args); });
   }
 
   Values v;
@@ -71,7 +71,7 @@ TEST_F(Options, TakesBothForms) {
 }
 
 TEST_F(Options, TakesNegativeNumbersAsValues) {
-  EXPECT_THAT(refused({"--model.k", "-5"}).line, HasSubstr("model.k = '-5'"));
+  EXPECT_THAT(refused({"--model.k", "-5"}).line(), HasSubstr("model.k = '-5'"));
 }
 
 TEST_F(Options, CommandLineWinsOverTheFile) {
@@ -85,7 +85,7 @@ TEST_F(Options, CommandLineWinsOverTheFile) {
 
 TEST_F(Options, ChecksValuesOfTheFileThatLose) {
   const std::string path = file("[model]\nk = 0\n");
-  EXPECT_THAT(refused({"--config", path, "--model.k=9"}).line, HasSubstr("a.ini:2"));
+  EXPECT_THAT(refused({"--config", path, "--model.k=9"}).line(), HasSubstr("a.ini:2"));
 }
 
 struct BadLine {
@@ -114,10 +114,10 @@ TEST_F(Options, RefusesBadCommandLines) {
            {{"--config", "/"}, "cannot read config file '/'"},
            {{"--config"}, "needs a value"},
        }) {
-    const Refusal refusal = refused(bad.args);
-    EXPECT_EQ(refusal.code, 2) << bad.args.front();
-    EXPECT_TRUE(refusal.agreed);
-    EXPECT_THAT(refusal.line, HasSubstr(bad.part_of_line));
+    const Error refusal = refused(bad.args);
+    EXPECT_EQ(refusal.code(), ExitCode::usage) << bad.args.front();
+    EXPECT_TRUE(refusal.agreed());
+    EXPECT_THAT(refusal.line(), HasSubstr(bad.part_of_line));
   }
 }
 
@@ -136,10 +136,10 @@ TEST_F(Options, RefusesBadFiles) {
            {std::string("\x7f") + "ELF" + std::string(2, '\0'),
             "is neither [section] nor name = value"},
        }) {
-    const Refusal refusal = refused({"--config", file(text)});
-    EXPECT_EQ(refusal.code, 2) << text;
-    EXPECT_THAT(refusal.line, HasSubstr(part));
-    EXPECT_EQ(refusal.line.find('\n'), std::string::npos);
+    const Error refusal = refused({"--config", file(text)});
+    EXPECT_EQ(refusal.code(), ExitCode::usage) << text;
+    EXPECT_THAT(refusal.line(), HasSubstr(part));
+    EXPECT_EQ(refusal.line().find('\n'), std::string::npos);
   }
 }
 
@@ -152,9 +152,9 @@ TEST_F(Options, FilesMayComeFromOtherSystems) {
 TEST_F(Options, NamesWhatIsNeeded) {
   OptionSet set = option_set(v);
   set.required = {"data.path", "PLACE"};
-  EXPECT_EQ(refusal_of([&] { read_options(set, {"x"}); }).line,
+  EXPECT_EQ(test::error_of([&] { read_options(set, {"x"}); }).line(),
             "--data.path is needed and was not given. hint: megadict demo --help");
-  EXPECT_EQ(refusal_of([&] { read_options(set, {"--data.path=x"}); }).line,
+  EXPECT_EQ(test::error_of([&] { read_options(set, {"--data.path=x"}); }).line(),
             "PLACE is needed and was not given. hint: megadict demo --help");
 }
 

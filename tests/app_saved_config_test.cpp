@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/fields.h"
-#include "support/refusal.h"
+#include "support/temp_folder.h"
 
 namespace megadict {
 namespace {
@@ -60,11 +60,11 @@ TEST(Resume, TellsFixedNoticeAndFreeApart) {
   EXPECT_EQ(differences[0].on_resume, OnResume::fixed);
   EXPECT_EQ(differences[1].on_resume, OnResume::notice);
   EXPECT_EQ(differences[2].on_resume, OnResume::free);
-  const Refusal refusal = refusal_of([&] { refuse_fixed(differences, "runs/a"); });
-  EXPECT_EQ(refusal.code, 2);
-  EXPECT_THAT(refusal.line, HasSubstr("cannot resume 'runs/a': fixed fields differ: model.k '32' "
-                                      "-> '16'"));
-  EXPECT_THAT(refusal.line, ::testing::Not(HasSubstr("optim.lr")));
+  const Error refusal = test::error_of([&] { refuse_fixed(differences, "runs/a"); });
+  EXPECT_EQ(refusal.code(), ExitCode::usage);
+  EXPECT_THAT(refusal.line(), HasSubstr("cannot resume 'runs/a': fixed fields differ: model.k '32' "
+                                        "-> '16'"));
+  EXPECT_THAT(refusal.line(), ::testing::Not(HasSubstr("optim.lr")));
 }
 
 // A longer run would resolve warm-up and window anew; the resumed one must not.
@@ -96,10 +96,10 @@ TEST(Resume, RefusesAFileThatIsNoConfig) {
   Settings now = resolved();
   for (const char* text : {"[]", "3", R"({"model.k": 3})", R"({"model.k": {"value": 3}})",
                            R"({"model.k": {"value": 3, "source": 4}})"}) {
-    const Refusal refusal = refusal_of(
+    const Error refusal = test::error_of(
         [&] { compare_for_resume(ordered_json::parse(text), "runs/a/config.json", now); });
-    EXPECT_EQ(refusal.code, 3) << text;
-    EXPECT_THAT(refusal.line, HasSubstr("cannot use 'runs/a/config.json'"));
+    EXPECT_EQ(refusal.code(), ExitCode::bad_data) << text;
+    EXPECT_THAT(refusal.line(), HasSubstr("cannot use 'runs/a/config.json'"));
   }
 }
 

@@ -6,3 +6,5 @@ megadict_test(app_plan_test SOURCES app_plan_test.cpp ROOMS app TORCH LABELS app
 foreach(name app_field_test app_plan_test)
   target_compile_definitions(${name} PRIVATE MEGADICT_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 endforeach()
+megadict_test(app_plan_counts_test SOURCES app_plan_counts_test.cpp ROOMS app TORCH LABELS app
+              RANKS 1 2 3 4 6)

@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "kernels/kernel_set.h"
 #include "base/range.h"
+#include "kernels/kernel_set.h"
 #include "model/topk.h"
 #include "support/mpi_main.h"
 

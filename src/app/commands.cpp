@@ -11,6 +11,7 @@ namespace megadict {
 namespace {
 
 constexpr Command kCommands[] = {
+    {"data", "make, import, shuffle, inspect and verify data sets", run_data, help_data, true},
     {"train", "train one dictionary on the mesh; checkpoints, resumes, logs", run_train,
      help_train},
     {"eval", "metrics of a dictionary on held-out shards", run_eval, help_eval},

@@ -31,6 +31,8 @@ int dispatch(std::span<const Command> table, const std::string& prefix, Launch& 
 std::string table_help(std::span<const Command> table, const std::string& prefix);
 
 // One file each: command_<name>.cpp.
+int run_data(Launch& launch, const Args& args);
+std::string help_data();
 int run_train(Launch& launch, const Args& args);
 std::string help_train();
 int run_eval(Launch& launch, const Args& args);

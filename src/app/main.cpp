@@ -9,6 +9,7 @@
 #include "app/commands.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/version.h"
 
 namespace megadict {
 

@@ -9,6 +9,7 @@
 #include "app/together.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"

@@ -1,0 +1,120 @@
+// The formulas of `plan` against what the communicators count in a real step, in integers, on every
+// mesh of the ranks at hand.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "app/plan.h"
+#include "app/settings.h"
+#include "support/mpi_main.h"
+#include "support/shards.h"
+#include "support/temp_folder.h"
+#include "train/start.h"
+
+namespace megadict {
+namespace {
+
+constexpr int64_t kRows = 200, kWidth = 16;
+
+using Counts = std::map<std::string, int64_t>;
+
+void add_counts(const Communicator& axis, Counts& counts) {
+  for (const auto& [name, count] : axis.counts())
+    if (count.bytes > 0) counts[axis.axis() + ": " + name] += count.bytes;
+}
+
+// One training step; `all_dead`: with every latent dead, so that AuxK takes part.
+Counts counted(const Config& config, const ShardIndex& data, bool all_dead) {
+  Communicator& world = test_world();
+  const BatchPlan plan(data, config.data, 0);
+  const Mesh mesh = make_mesh(world, config.mesh);
+  TrainJob job;
+  job.data_config = config.data;
+  job.model = config.model;
+  job.step = {config.optim, config.dead, 0, plan.steps()};
+  job.data = &data;
+  job.plan = &plan;
+  TrainState state = start_state(mesh, job);
+  if (all_dead) {
+    state.tokens = config.dead.window_tokens;
+    state.tokens_since_fired_l.fill_(config.dead.window_tokens);
+  }
+  StepWorkspace workspace = make_workspace(state);
+  BatchStream stream(data, plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,
+                     mesh.feature_index, 0, 2);
+  world.reset_counts();
+  mesh.feature->reset_counts();
+  mesh.data->reset_counts();
+  train_step(mesh, job.step, stream, false, state, workspace);
+  Counts counts;
+  for (const Communicator* axis : {&world, mesh.feature.get(), mesh.data.get()})
+    add_counts(*axis, counts);
+  return counts;
+}
+
+Counts planned(const Config& config, bool all_dead) {
+  PlanInput in = plan_input(config, kWidth, 4);
+  if (!all_dead) in.k_aux = 0;
+  Counts counts;
+  for (const Transfer& transfer : transfers(in, config.mesh.data, config.mesh.feature))
+    if (transfer.bytes > 0)
+      counts[std::string(transfer.axis) + ": " + transfer.name] += transfer.bytes;
+  return counts;
+}
+
+// Shards of unequal size receive unequally; the formula is the largest one's, whose rank 0 is.
+void compare(Config config, bool all_dead) {
+  Communicator& world = test_world();
+  const test::TempFolder folder;
+  test::write_shard(folder / "a.h5", {.rows = kRows, .width = kWidth, .chunk_rows = 16});
+  const ShardIndex data = ShardIndex::open(folder.path());
+  for (const MeshConfig& mesh : meshes_of(world.size(), config.model.n_latents)) {
+    Settings settings{config, {}};
+    settings.config.mesh = mesh;
+    check_against_data(settings, {.width = kWidth, .rows = kRows, .ranks = world.size()});
+    const Counts counts = counted(settings.config, data, all_dead);
+    if (world.rank() == 0) {
+      EXPECT_EQ(counts, planned(settings.config, all_dead))
+          << "mesh " << mesh.data << "x" << mesh.feature;
+    }
+  }
+}
+
+Config small() {
+  Config config;
+  config.data.batch_size = 64;
+  config.data.tokens = 128;
+  config.model.n_latents = 128;
+  config.model.k = 4;
+  config.dead.k_aux = 6;
+  config.dead.window_tokens = 1000;
+  return config;
+}
+
+TEST(PlanCounts, TopkStep) {
+  compare(small(), false);
+}
+
+TEST(PlanCounts, StepWithAuxk) {
+  compare(small(), true);
+}
+
+TEST(PlanCounts, SizesThatDoNotDivide) {
+  Config config = small();
+  config.data.batch_size = 61;
+  config.data.micro_batch_size = 17;
+  config.model.n_latents = 103;
+  compare(config, false);
+  compare(config, true);
+}
+
+TEST(PlanCounts, TiedReluStep) {
+  Config config = small();
+  config.model.activation = "relu";
+  config.model.decoder = "tied";
+  compare(config, false);
+}
+
+}  // namespace
+}  // namespace megadict
