@@ -47,7 +47,7 @@ def ban(rule, pattern, scope, allowed, instead):
 # Matched against code whose comments and strings are blanked.
 IDENTIFIERS = (
     ban("mpi", r"\bMPI_\w+|\bnccl[A-Z]\w*", "", ("src/comm/",), "Communicator (comm/communicator.h)"),
-    ban("getenv", r"\b(secure_)?getenv\b|\benviron\b", "", ("src/comm/launch_env.cpp",),
+    ban("getenv", r"\b(secure_)?getenv\b|\benviron\b", "src/", ("src/comm/launch_env.cpp",),
         "environment() (comm/launch.h)"),
     ban("exit", r"\b(exit|_exit|_Exit|quick_exit|abort)\s*\(", "src/", (), "throw Error (base/error.h)"),
     ban("terminal", r"\bstd::c(out|err|log)\b|\b(v?f?printf|puts|putchar|perror)\s*\(|\bfmt::print\b"
