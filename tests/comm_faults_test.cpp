@@ -3,15 +3,8 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <array>
-#include <csignal>
-#include <cstdio>
-#include <sstream>
-
-#include "base/clock.h"
+#include "support/job.h"
 
 namespace megadict {
 namespace {
@@ -22,57 +15,14 @@ using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-struct Outcome {
-  int code = -1;
-  double seconds = 0;
-  std::string text;  // stdout and stderr
-};
-
-Outcome shell(const std::string& command) {
-  Outcome outcome;
-  const double start = seconds_now();
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
-  std::array<char, 4096> buffer;
-  while (const size_t read = fread(buffer.data(), 1, buffer.size(), pipe))
-    outcome.text.append(buffer.data(), read);
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 256;
-  outcome.seconds = seconds_now() - start;
-  return outcome;
-}
-
-// The job under mpirun; whatever its end, none of its processes may outlive it.
-Outcome job(int ranks, const std::string& arguments) {
-  const Outcome outcome = shell(fmt::format("timeout -k 5 60 {} -n {} {} {}", MEGADICT_TEST_MPIEXEC,
-                                            ranks, MEGADICT_TEST_PROGRAM, arguments));
-  std::istringstream lines(outcome.text);
-  int pids = 0;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.rfind("pid ", 0) != 0) continue;
-    ++pids;
-    const pid_t pid = std::stoi(line.substr(4));
-    for (int wait = 0; wait < 50 && kill(pid, 0) == 0; ++wait) usleep(100'000);
-    EXPECT_NE(kill(pid, 0), 0) << "process " << pid << " is still there\n" << outcome.text;
-  }
-  EXPECT_EQ(pids, ranks) << outcome.text;
-  EXPECT_LT(outcome.seconds, 40) << outcome.text;
-  return outcome;
-}
-
-int occurrences(const std::string& text, const std::string& what) {
-  int count = 0;
-  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++count;
-  return count;
-}
-
 TEST(Job, EndsWellWithoutFault) {
-  const Outcome outcome = job(3, "works");
+  const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, "works");
   EXPECT_EQ(outcome.code, 0) << outcome.text;
   EXPECT_THAT(outcome.text, HasSubstr("end\n"));
 }
 
 TEST(Watchdog, NamesARankThatDoesNotCome) {
-  const Outcome outcome = job(3, "sleeps 2");
+  const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, "sleeps 2");
   EXPECT_EQ(outcome.code, 5);
   EXPECT_THAT(outcome.text,
               ContainsRegex("megadict: rank [01] .*: all_reduce 'partial sums' on axis feature, "
@@ -83,7 +33,7 @@ TEST(Watchdog, NamesARankThatDoesNotCome) {
 
 TEST(Watchdog, EndsAStoppedRank) {
   for (const int rank : {0, 1}) {
-    const Outcome outcome = job(3, fmt::format("stops {}", rank));
+    const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, fmt::format("stops {}", rank));
     EXPECT_EQ(outcome.code, 5);
     EXPECT_THAT(outcome.text, ContainsRegex(fmt::format(
                                   "behind on this node: rank {} .pid [0-9]* is stopped; ", rank)));
@@ -91,7 +41,7 @@ TEST(Watchdog, EndsAStoppedRank) {
 }
 
 TEST(Watchdog, NamesARankThatLeftEarly) {
-  const Outcome outcome = job(2, "leaves 1");
+  const Outcome outcome = job(2, MEGADICT_TEST_PROGRAM, "leaves 1");
   EXPECT_EQ(outcome.code, 5);
   // Each waits for the other, so either may speak first.
   EXPECT_THAT(outcome.text,
@@ -103,14 +53,14 @@ TEST(Watchdog, NamesARankThatLeftEarly) {
 
 TEST(OneRanksError, EndsAllWithItsCode) {
   for (const int code : {1, 3, 4}) {
-    const Outcome outcome = job(3, fmt::format("fails 1 {}", code));
+    const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, fmt::format("fails 1 {}", code));
     EXPECT_EQ(outcome.code, code);
     EXPECT_THAT(outcome.text, ContainsRegex("megadict: rank 1 .*: this rank cannot go on. hint"));
   }
 }
 
 TEST(AgreedError, IsSaidOnce) {
-  const Outcome outcome = job(4, "agreed 0 2");
+  const Outcome outcome = job(4, MEGADICT_TEST_PROGRAM, "agreed 0 2");
   EXPECT_EQ(outcome.code, 2);
   EXPECT_EQ(occurrences(outcome.text, "megadict: nobody can go on"), 1) << outcome.text;
 }
@@ -137,7 +87,7 @@ constexpr Mismatch kMismatches[] = {
 
 TEST(CheckCollectives, NamesTheRankThatDiffers) {
   for (const Mismatch& row : kMismatches) {
-    const Outcome outcome = job(3, fmt::format("mismatch 1 {}", row.what));
+    const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, fmt::format("mismatch 1 {}", row.what));
     EXPECT_EQ(outcome.code, 5);
     EXPECT_THAT(outcome.text, HasSubstr("ranks of axis feature do not agree: ")) << row.what;
     EXPECT_THAT(outcome.text, HasSubstr(row.line)) << row.what;
@@ -146,13 +96,13 @@ TEST(CheckCollectives, NamesTheRankThatDiffers) {
 }
 
 TEST(CheckCollectives, ComparesTheBlocksOfAllToAll) {
-  const Outcome outcome = job(3, "mismatch 1 blocks");
+  const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, "mismatch 1 blocks");
   EXPECT_EQ(outcome.code, 5);
   EXPECT_THAT(outcome.text, HasSubstr("rank 1 sends 3 elements, 2 are expected"));
 }
 
 TEST(HangRank, ParksWhereItWasAsked) {
-  const Outcome outcome = job(2, "works 1 loss:7");
+  const Outcome outcome = job(2, MEGADICT_TEST_PROGRAM, "works 1 loss:7");
   EXPECT_EQ(outcome.code, 5);  // the watchdog of the others
   EXPECT_THAT(
       outcome.text,
@@ -164,7 +114,7 @@ TEST(HangRank, ParksWhereItWasAsked) {
 }
 
 TEST(HangRank, SaysWhenItsPlaceNeverCame) {
-  const Outcome outcome = job(2, "works 1 loss:70");
+  const Outcome outcome = job(2, MEGADICT_TEST_PROGRAM, "works 1 loss:70");
   EXPECT_EQ(outcome.code, 0);
   EXPECT_THAT(outcome.text, HasSubstr("warning: debug.hang_at 'loss:70' never came"));
 }
@@ -177,7 +127,7 @@ TEST(HangRank, IsRefusedWhereThereIsNoSuchRank) {
 }
 
 TEST(Gpus, AreRefusedInOneSentenceWhereThereIsNone) {
-  const Outcome outcome = job(2, "gpus");
+  const Outcome outcome = job(2, MEGADICT_TEST_PROGRAM, "gpus");
   if (outcome.text.find("GPUs 0") != std::string::npos)
     GTEST_SKIP() << "this machine has GPUs: " << outcome.text;
   EXPECT_EQ(outcome.code, 2);

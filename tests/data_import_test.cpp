@@ -8,8 +8,8 @@
 #include <set>
 
 #include "base/philox.h"
-#include "data/inspect.h"
 #include "data/batch_stream.h"
+#include "data/inspect.h"
 #include "data/row_reader.h"
 #include "data/shard_file.h"
 #include "io/file.h"

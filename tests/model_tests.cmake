@@ -5,3 +5,6 @@ add_executable(export_fixture support/export_fixture.cpp)
 target_include_directories(export_fixture PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(export_fixture PRIVATE megadict_model megadict_flags)
 megadict_torch_pch(export_fixture)
+
+megadict_test(model_topk_test SOURCES model_topk_test.cpp ROOMS model
+  RANKS 1 2 3 4 6 LABELS model TORCH)

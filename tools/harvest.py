@@ -208,8 +208,8 @@ def harvest(options, source, text, settings, targets, out):
     harvester.run(rows)
 
 
-def main() -> int:
-    options = make_parser().parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    options = make_parser().parse_args(arguments)
     from megadict_tools.harvest_plan import OutputFolder
     from megadict_tools.models import SITES, Target, find_source
 

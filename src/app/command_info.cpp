@@ -6,7 +6,6 @@
 #include "app/options.h"
 #include "app/together.h"
 #include "base/log.h"
-#include "base/version.h"
 
 namespace megadict {
 
@@ -35,9 +34,8 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("GPUs       {}", gpu_facts()));
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));
-  for (const std::string& setting : facts.settings) say("           " + setting);
-  say("");
-  say(rank_table(gather_ranks(launch, resolve_threads(0, facts))));
+  for (const std::string& setting : facts.settings) say(fmt::format("{:11}{}", "", setting));
+  say(fmt::format("\n{}", rank_table(gather_ranks(launch, resolve_threads(0, facts)))));
   return 0;
 }
 

@@ -95,7 +95,7 @@ class NcclCommunicator final : public Communicator {
   void check(ncclResult_t code) {
     if (code == ncclSuccess) return;
     failed_ = true;
-    const char* detail = comm_ == nullptr ? nullptr : ncclGetLastError(comm_);
+    const char* detail = ncclGetLastError(comm_);
     const bool told = detail != nullptr && detail[0] != '\0';
     fail(ExitCode::comm,
          fmt::format("{}: NCCL says {}{}{}", describe_call(), ncclGetErrorString(code),
@@ -258,7 +258,7 @@ void agree(Communicator& host, const std::string& problem, const std::string& hi
 }
 
 struct GpuOfRank {
-  char host[64] = "";
+  int32_t node = 0;
   char pci_id[32] = "";
 };
 
@@ -266,10 +266,9 @@ struct GpuOfRank {
 std::string shared_gpu(const std::vector<GpuOfRank>& gpus) {
   for (size_t a = 0; a < gpus.size(); ++a)
     for (size_t b = a + 1; b < gpus.size(); ++b)
-      if (std::strcmp(gpus[a].host, gpus[b].host) == 0 &&
-          std::strcmp(gpus[a].pci_id, gpus[b].pci_id) == 0)
-        return fmt::format("run.device cuda: ranks {} and {} share the GPU {} of {}", a, b,
-                           gpus[a].pci_id, gpus[a].host);
+      if (gpus[a].node == gpus[b].node && std::strcmp(gpus[a].pci_id, gpus[b].pci_id) == 0)
+        return fmt::format("run.device cuda: ranks {} and {} of one node share the GPU {}", a, b,
+                           gpus[a].pci_id);
   return "";
 }
 
@@ -284,9 +283,7 @@ void choose_gpu(Communicator& host, LaunchFacts& facts) {
 
   // Where each process sees one GPU, somebody has dealt them out already.
   facts.gpu = visible == 1 ? 0 : facts.local_rank % visible;
-  GpuOfRank mine;
-  std::strncpy(mine.host, fmt::format("{} {}", facts.node, facts.host).c_str(),
-               sizeof(mine.host) - 1);
+  GpuOfRank mine{facts.node};
   cudaError_t chosen = cudaSetDevice(facts.gpu);
   if (chosen == cudaSuccess)
     chosen = cudaDeviceGetPCIBusId(mine.pci_id, sizeof(mine.pci_id), facts.gpu);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -96,7 +97,10 @@ void guard_against_blind_srun(int ranks) {
   if (tasks <= 1) return;
   const int task = std::atoi(environment("SLURM_PROCID").c_str());
   log_identity(task, tasks, "");
-  if (task != 0) sleep(1);  // let task 0 say it for all: srun may kill the others first
+  // Task 0 says it for all. Its exit makes srun -K send TERM to the others, which would turn the
+  // job's code into 143: they ignore it, and task 0 leaves after they have had time to.
+  std::signal(SIGTERM, SIG_IGN);
+  sleep(task == 0 ? 1 : 2);
   if (task != 0) std::_Exit(static_cast<int>(ExitCode::usage));
   fail_agreed(ExitCode::usage, fmt::format("srun started {} tasks but MPI sees 1", tasks),
               "srun --mpi=pmix");

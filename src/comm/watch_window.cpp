@@ -36,21 +36,24 @@ int64_t RankSlot::arrivals_at(uint64_t communicator) const {
 }
 
 void RankSlot::arrive(uint64_t communicator, int64_t count) {
-  Arrivals* free = nullptr;
+  Arrivals *free = nullptr, *over = nullptr;
   for (Arrivals& entry : arrivals) {
     const uint64_t id = entry.communicator.load(std::memory_order_relaxed);
     if (id == communicator) return entry.count.store(count);
     if (id == 0 && free == nullptr) free = &entry;
+    if (entry.over && over == nullptr) over = &entry;
   }
+  if (free == nullptr) free = over;
   if (free == nullptr) return;  // more communicators than entries: this one is not compared
+  free->communicator.store(0);
+  free->over = false;
   free->count.store(count);
   free->communicator.store(communicator);
 }
 
 void RankSlot::forget(uint64_t communicator) {
   for (Arrivals& entry : arrivals)
-    if (entry.communicator.load(std::memory_order_relaxed) == communicator)
-      entry.communicator.store(0);
+    if (entry.communicator.load(std::memory_order_relaxed) == communicator) entry.over = true;
 }
 
 struct WatchWindow::Shared {

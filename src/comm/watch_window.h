@@ -24,7 +24,8 @@ class SharedText {
 
 struct alignas(64) RankSlot {
   struct Arrivals {
-    std::atomic<uint64_t> communicator{0};  // 0 = free
+    std::atomic<uint64_t> communicator{0};  // 0 = never used
+    std::atomic<bool> over{false};          // may be overwritten; until then others can compare
     std::atomic<int64_t> count{0};
   };
   std::atomic<int> world_rank{-1};

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/watchdog.h"
 #include "eval/evaluate.h"
 #include "io/json_file.h"
 #include "model/initialise.h"
@@ -76,8 +77,10 @@ ExitCode steps(Run& run, BatchStream& stream) {
   StepWorkspace workspace = make_workspace(run.state);
   while (run.state.step < job.step.total_steps) {
     const int64_t next = run.state.step + 1;
+    set_watchdog_step(run.state.step);
     const bool logged = next % job.log.every_steps == 0 || next == job.step.total_steps;
-    const StepResult result = train_step(run.mesh, job.step, stream, logged, run.state, workspace);
+    const StepResult result = train_step(
+        run.mesh, job.step, [&] { return stream.next(); }, logged, run.state, workspace);
     if (!result.finite) diverged(run);
     if (run.steps_done++ == 0) run.last_checkpoint_s = result.clock_s;
     if (logged)

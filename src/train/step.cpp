@@ -163,17 +163,19 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
 StepWorkspace make_workspace(const TrainState& state) {
   return {make_gradients(state.dictionary, state.padded()),
           at::zeros({state.dictionary.latents.size()},
-                    state.dictionary.b_enc_l.options().dtype(at::kBool))};
+                    state.dictionary.b_enc_l.options().dtype(at::kBool)),
+          {},
+          {}};
 }
 
-StepResult train_step(const Mesh& mesh, const StepConfig& config, BatchStream& stream,
+StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBatchSource& next,
                       bool want_norm, TrainState& state, StepWorkspace& workspace) {
   const c10::NoGradGuard no_grad;
   Step step{mesh, config, state, workspace, {}, {}, 0};
   begin(step);
   int64_t batch_rows = 0;
   for (bool last = false; !last;) {
-    const MicroBatch micro = stream.next();
+    const MicroBatch micro = next();
     accumulate(step, micro);
     batch_rows = micro.batch_rows;
     last = micro.last_of_step;
@@ -184,25 +186,25 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, BatchStream& s
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction);
-  const RowGradients own = sum_over_data(mesh, workspace.gradients.rows, state);
+  workspace.own = sum_over_data(mesh, workspace.gradients.rows, state);
   double scale = 1, norm = -1;
   if (want_norm || optim.clip_norm > 0)
-    norm = gradient_norm(mesh, state, own, workspace.gradients.b_dec_d) /
+    norm = gradient_norm(mesh, state, workspace.own, workspace.gradients.b_dec_d) /
            static_cast<double>(batch_rows);
   if (optim.clip_norm > 0 && norm > optim.clip_norm) scale = optim.clip_norm / norm;
-  const int64_t skipped = update_own_rows(step, own, lr, scale);
+  const int64_t skipped = update_own_rows(step, workspace.own, lr, scale);
   share_rows(mesh, state);
 
   step.sums.not_finite += skipped;
   state.row_skipped = state.row_skipped || skipped > 0;
   step.sums.stop(stop_requested());
   if (mesh.world->rank() == 0) step.sums.clock_s = seconds_now();
-  const at::Tensor b_dec = all_reduce_sums(mesh, workspace.gradients.b_dec_d, step.sums);
+  workspace.b_dec_d = all_reduce_sums(mesh, workspace.gradients.b_dec_d, step.sums);
   StepResult result = result_of(step, step.sums, batch_rows, aux_loss);
   result.lr = lr;
   result.grad_norm = norm;
   if (!result.finite) return result;
-  update_b_dec(step, b_dec, lr, scale);
+  update_b_dec(step, workspace.b_dec_d, lr, scale);
   if (optim.ema > 0) update_ema(optim.ema, state);
   count_fired(mesh, workspace.fired_l, batch_rows, state);
   state.step += 1;

@@ -1,6 +1,8 @@
 // One optimiser step over the mesh: micro-batches in, sums out.
 #pragma once
 
+#include <functional>
+
 #include "base/stop_request.h"
 #include "data/batch_stream.h"
 #include "model/gradients.h"
@@ -34,15 +36,20 @@ struct StepResult {
 
 // Buffers that live as long as the run.
 struct StepWorkspace {
-  Gradients gradients;
-  at::Tensor fired_l;  // bool
+  Gradients gradients;  // of my data row's tokens
+  at::Tensor fired_l;   // bool
+  // What the last step applied: B times the mean gradient, of my block of rows and of b_dec.
+  RowGradients own;
+  at::Tensor b_dec_d;
 };
 StepWorkspace make_workspace(const TrainState& state);
 
-// Takes the next step's micro-batches from `stream` and updates `state`. Collective over the mesh.
+using MicroBatchSource = std::function<MicroBatch()>;
+
+// Takes the next step's micro-batches from `next` and updates `state`. Collective over the mesh.
 // Where anything is not finite, b_dec stays and `finite` is false on every rank; a rank that saw
 // it says which rows. `want_norm`: also compute grad_norm (all ranks alike).
-StepResult train_step(const Mesh& mesh, const StepConfig& config, BatchStream& stream,
+StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBatchSource& next,
                       bool want_norm, TrainState& state, StepWorkspace& workspace);
 
 }  // namespace megadict

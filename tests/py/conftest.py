@@ -19,6 +19,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path[:0] = [str(REPO_ROOT / "tools"), str(REPO_ROOT / "tools" / "bench")]
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: a minute or more; left out by tests/run.sh --quick")
+
+
 def find_binary() -> Path | None:
     if named := os.environ.get("MEGADICT_BIN"):
         return Path(named).resolve()

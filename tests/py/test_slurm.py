@@ -15,14 +15,15 @@ import pytest
 
 pytestmark = pytest.mark.slow
 SLURM_TOOLS = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "scancel")
+LOSS = "losses/overall_loss"
 ROWS, WIDTH, BATCH, STEPS = 8192, 32, 256, 600
 TRAINING = {
     "data.batch_size": BATCH, "data.tokens": BATCH * STEPS, "model.n_latents": 192, "model.k": 4,
-    "optim.lr": 1e-3, "log.every_steps": 1, "mesh.data": 2, "mesh.feature": 2, "run.deterministic": "true",
+    "optim.lr": 1e-3, "log.every_steps": 1, "mesh.data": 2, "mesh.feature": 2,
 }  # fmt: skip
 
 
-def wait_for(what: str, condition, limit_s: float = 90):
+def wait_for(what: str, condition, limit_s: float = 180):
     """Polls until `condition()` is true and returns its value; the limit is a failure, not a skip."""
     deadline = time.monotonic() + limit_s
     while not (value := condition()):
@@ -67,6 +68,13 @@ class Sandbox:
     def wait_for_state(self, number: str, *states: str) -> dict[str, str]:
         return wait_for(f"job {number} to be {states}",
                         lambda: (job := self.job(number))["JobState"] in states and job)  # fmt: skip
+
+    def restart_now(self, number: str) -> None:
+        """Instead of the two minutes a requeued job waits, in which its old step is cleared away."""
+        steps = "slurmstepd: [" + self.job(number)["JobId"] + "."
+        wait_for(f"the old steps of job {number} to end",
+                 lambda: not any(name.startswith(steps) for name in self.processes()))  # fmt: skip
+        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def processes(self) -> list[str]:
         """Processes of this sandbox that live: its folder is in their environment."""
@@ -138,7 +146,7 @@ def metrics(run_dir: Path) -> list[dict]:
 
 def losses(run_dir: Path) -> dict[int, float]:
     """Loss by step; a later line about the same step replaces an earlier one."""
-    return {line["step"]: line["loss"] for line in metrics(run_dir) if "loss" in line and "step" in line}
+    return {line["step"]: line[LOSS] for line in metrics(run_dir) if LOSS in line}
 
 
 def wait_for_step(run_dir: Path, step: int) -> None:
@@ -152,9 +160,8 @@ def test_two_nodes_have_their_own_local_ranks(sandbox, megadict_bin):
     assert rows == [["0", "0", "0"], ["1", "0", "1"], ["2", "1", "0"], ["3", "1", "1"]]
 
 
-@pytest.mark.parametrize("plugin", ["none", "pmi2"])
-def test_a_wrong_mpi_plugin_gives_one_line(sandbox, megadict_bin, plugin):
-    done = sandbox.call("run", "srun", f"--mpi={plugin}", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
+def test_a_wrong_mpi_plugin_gives_one_line(sandbox, megadict_bin):
+    done = sandbox.call("run", "srun", "--mpi=none", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
     own = [line for line in done.stderr.splitlines() if not line.startswith(("srun:", "slurmstepd:"))]
     assert done.returncode == 2
     assert own == ["megadict: srun started 4 tasks but MPI sees 1. hint: srun --mpi=pmix"]
@@ -175,7 +182,7 @@ def test_usr1_saves_requeues_and_resumes_to_the_uninterrupted_result(sandbox, su
     sandbox.wait_for_state(number, "PENDING", "COMPLETED", "FAILED")
     assert "exit 75, restart 0, run" in log.read_text(), log.read_text()
     assert max(losses(folder / "run")) < STEPS, "the run was over before the signal came"
-    sandbox.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    sandbox.restart_now(number)
     job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
     assert (job["ExitCode"], job["Restarts"]) == ("0:0", "1"), log.read_text()
     assert "exit 0, restart 1, run" in log.read_text()
@@ -206,6 +213,6 @@ def test_requeue_of_one_array_element_leaves_the_others_alone(sandbox, submit):
     sandbox.run("scancel", "--signal=USR1", last)  # the last element bears the array's own number
     sandbox.wait_for_state(last, "PENDING")
     assert sandbox.job(first)["Restarts"] == "0"
-    sandbox.run("scontrol", "update", f"JobId={last}", "StartTime=now")
+    sandbox.restart_now(last)
     ends = [sandbox.wait_for_state(element, "COMPLETED", "FAILED") for element in (first, last)]
     assert [(job["ExitCode"], job["Restarts"]) for job in ends] == [("0:0", "0"), ("0:0", "1")]

@@ -1,5 +1,6 @@
-// A small job of which one rank misbehaves as the first argument says; comm_faults_test.cpp starts
-// it and looks at how it ends. Later arguments: the rank, and a value where the fault needs one.
+// A small job, over MPI or the NCCL stand-in, of which one rank misbehaves as the first argument
+// says; comm_faults_test.cpp starts it and looks at how it ends. Later arguments: the rank, and a
+// value where the fault needs one.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "comm/launch.h"
 #include "comm/mesh.h"
 #include "comm/watchdog.h"
+#include "support/mpi_main.h"
 
 namespace megadict {
 namespace {
@@ -123,9 +125,10 @@ int run(int argc, char** argv) {
   const int32_t pid = getpid();
   launch.world().all_gather(view_of(&pid, 1), view_of(pids.data(), launch.world().size()), "pids");
   for (const int32_t one : pids) say(fmt::format("pid {}", one));
-  Mesh mesh = make_mesh(launch.world(), {1, 0});
+  Communicator& world = launch.world_for(test_device());
+  Mesh mesh = make_mesh(world, {1, 0});
   set_watchdog_step(12);
-  Job job{launch, launch.world(), *mesh.feature, argc > 2 ? std::atoi(argv[2]) : -1,
+  Job job{launch, world, *mesh.feature, argc > 2 ? std::atoi(argv[2]) : -1,
           argc > 3 ? argv[3] : ""};
   for (const Fault& row : kFaults)
     if (fault == row.name) row.run(job);

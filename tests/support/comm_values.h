@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/buffer_view.h"
+#include "support/mpi_main.h"
 
 namespace megadict {
 
@@ -18,11 +19,11 @@ class Values {
   Values(DType dtype, int64_t count)
       : dtype_(dtype), bytes_(static_cast<size_t>(count) * size_of(dtype)), count_(count) {}
 
-  BufferView view() { return {bytes_.data(), count_, dtype_, Device::cpu}; }
-  ConstBufferView view() const { return {bytes_.data(), count_, dtype_, Device::cpu}; }
+  BufferView view() { return {bytes_.data(), count_, dtype_, test_device()}; }
+  ConstBufferView view() const { return {bytes_.data(), count_, dtype_, test_device()}; }
   BufferView part(int64_t begin, int64_t count) {
     return {bytes_.data() + static_cast<size_t>(begin) * size_of(dtype_), count, dtype_,
-            Device::cpu};
+            test_device()};
   }
   int64_t count() const { return count_; }
 

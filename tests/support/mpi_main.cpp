@@ -79,7 +79,7 @@ Launch& test_launch() {
 }
 
 Communicator& test_world() {
-  return launch->world();
+  return launch->world_for(test_device());
 }
 
 }  // namespace megadict

@@ -120,7 +120,7 @@ class Harvester:
             writer.close()
 
     def _writer(self, target: Target, unit: Unit, width: int) -> ShardWriter:
-        return ShardWriter(self.out.shard(target, unit), width, self.settings.dtype, {
+        return ShardWriter(self.out.shard(target, unit), width, self.settings.dtype, unit.rows, {
             "model": self.source.name, "hook": target.hook, "layer": target.layer,
             "tokenizer": self.source.name})
 

@@ -140,10 +140,16 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
 def load_tokenizer(source: Source):
     from transformers import AutoTokenizer
 
     try:
+        # Without any of them an empty tokenizer would be made up.
+        if not source.gguf and not any((source.folder / f).exists() for f in TOKENIZER_FILES):
+            raise OSError(f"none of {', '.join(TOKENIZER_FILES)}")
         return AutoTokenizer.from_pretrained(source.folder, **source.loading())
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ToolError(BAD_DATA, f"no usable tokenizer in '{source.folder}': {one_line(error)}",
@@ -169,9 +175,8 @@ def load_model(source: Source, dtype: torch.dtype, device: str):
     logging.set_verbosity_error()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True,
-            **source.loading())
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            source.folder, dtype=dtype, output_loading_info=True, **source.loading())
+    except Exception as error:  # each weight format has errors of its own
         raise ToolError(BAD_DATA, f"cannot load the model in '{source.folder}': "
                         f"{one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):

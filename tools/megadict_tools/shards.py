@@ -3,8 +3,10 @@
 activations [rows, d]  float32, float16, or uint16 with the attribute dtype = "bfloat16"
 tokens, position, document [rows] uint32    norm [rows] float32, of the row as it is stored
 
-All are chunked by the same number of rows and carry Fletcher-32 checksums. A shard is written
-under another name and renamed when it is complete, so that every *.h5 file is whole.
+chunk_checksum [chunks] uint32, of the chunks of `activations`
+
+The layout is that of src/data/shard_file.h: chunks of whole rows with Fletcher-32 checksums. A shard
+is written under another name and renamed when it is complete, so that every *.h5 file is whole.
 """
 
 import os
@@ -19,7 +21,8 @@ import torch
 from .errors import BAD_DATA, ToolError, one_line
 
 DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 512 << 10
+COLUMN_CHUNK_ROWS = 1 << 16
 LABELS = ("tokens", "position", "document")
 
 
@@ -30,8 +33,7 @@ def tool_version() -> str:
 
 
 def chunk_rows(width: int, itemsize: int) -> int:
-    """The largest power of two of rows whose bytes fit CHUNK_BYTES; 1 for wider rows."""
-    return 1 << max(0, (CHUNK_BYTES // (width * itemsize)).bit_length() - 1)
+    return max(1, CHUNK_BYTES // (width * itemsize))
 
 
 def stored(rows: torch.Tensor, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -56,16 +58,16 @@ def stored(rows: torch.Tensor, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 class ShardWriter:
     """Appends rows to PATH.partial; close() makes it PATH. Left open, it stays a partial file."""
 
-    def __init__(self, path: Path, width: int, dtype: str, attributes: dict):
+    def __init__(self, path: Path, width: int, dtype: str, rows_at_most: int, attributes: dict):
         self.path, self.dtype, self.rows = path, dtype, 0
         self.partial = path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = h5py.File(self.partial, "w")
-        rows = chunk_rows(width, DTYPES[dtype].itemsize)
+        rows = min(rows_at_most, chunk_rows(width, DTYPES[dtype].itemsize))
         self._create("activations", (width,), DTYPES[dtype], rows)
+        self._create("norm", (), np.dtype("<f4"), COLUMN_CHUNK_ROWS)
         for label in LABELS:
-            self._create(label, (), np.dtype("<u4"), rows)
-        self._create("norm", (), np.dtype("<f4"), rows)
+            self._create(label, (), np.dtype("<u4"), COLUMN_CHUNK_ROWS)
         self.file["activations"].attrs["dtype"] = dtype
         self.file.attrs.update({"megadict_version": tool_version(), **attributes,
                                 "d_in": width, "dtype": dtype})
@@ -88,10 +90,25 @@ class ShardWriter:
             raise ToolError(BAD_DATA, f"no row is left for '{self.path}'",
                             "a larger --max_norm_multiple or --shard_rows")
         self.file.attrs["rows"] = self.rows
+        self.file["chunk_checksum"] = self._checksums()
         self.file.close()
         with open(self.partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(self.partial, self.path)
+
+
+    def _checksums(self) -> np.ndarray:
+        """The four bytes that the filter put behind each stored chunk."""
+        dataset = self.file["activations"]
+        self.file.flush()
+        found = np.zeros(-(-self.rows // dataset.chunks[0]), "<u4")
+        with open(self.partial, "rb") as file:
+            for i in range(len(found)):
+                chunk = dataset.id.get_chunk_info(i)
+                file.seek(chunk.byte_offset + chunk.size - 4)
+                found[chunk.chunk_offset[0] // dataset.chunks[0]] = np.frombuffer(
+                    file.read(4), "<u4")[0]
+        return found
 
 
 def find_shards(folder: str | Path) -> list[Path]:

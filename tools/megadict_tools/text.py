@@ -9,6 +9,8 @@ import json
 import random
 import re
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -178,7 +180,8 @@ class HeldOut:
     """
 
     def __init__(self, fraction: float, seed: int, documents_at_least: int):
-        self.fraction, self.seed = fraction, seed
+        self.fraction = Fraction(fraction).limit_denominator(10**6)  # 0.7 is not 7/10 in binary
+        self.seed = seed
         if fraction and documents_at_least < 2:
             raise ToolError(USAGE, "the text is one document, and held-out rows must come from "
                             "other documents than the training rows",
@@ -186,7 +189,7 @@ class HeldOut:
         self.first_run = min(self._start(1), documents_at_least) if fraction else 0
 
     def _start(self, run: int) -> int:
-        return -int(-run / self.fraction // 1)  # ceiling
+        return ceil(run / self.fraction)
 
     def __contains__(self, document: int) -> bool:
         if not self.fraction:

@@ -1,0 +1,227 @@
+// One step of the hand-written path on every mesh against the autograd oracle on the same mesh and
+// on one rank: loss, every gradient, the updated weights; with AuxK, L1, tied decoders, sizes that
+// do not divide, ragged and padded batches, several micro-batches.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "comm/backends.h"
+#include "model/generic.h"
+#include "model/initialise.h"
+#include "support/mpi_main.h"
+#include "train/step.h"
+
+namespace megadict {
+namespace {
+
+struct Case {
+  const char* name;
+  const char* activation;
+  const char* decoder;
+  int64_t batch, micro;
+  double auxk_alpha;
+};
+
+constexpr int64_t kLatents = 131, kWidth = 24, kActive = 5, kAux = 9;
+constexpr double kL1 = 0.3;
+
+std::vector<MeshConfig> meshes() {
+  std::vector<MeshConfig> out;
+  const int ranks = test_world().size();
+  for (int data = 1; data <= ranks; ++data)
+    if (ranks % data == 0) out.push_back({data, ranks / data});
+  return out;
+}
+
+at::Tensor random(at::IntArrayRef shape, uint64_t seed) {
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  return at::randn(shape, generator);
+}
+
+// The same dictionary for every mesh: this rank's rows of it.
+Dictionary shard_of_fixed(const Case& c, const Mesh& mesh) {
+  const Range latents = shard_of(kLatents, mesh.feature_size(), mesh.feature_index);
+  const int64_t padded = ceil_div(latents.size(), mesh.data_size()) * mesh.data_size();
+  ModelConfig model;
+  model.activation = c.activation;
+  model.decoder = c.decoder;
+  model.k = kActive;
+  model.n_latents = kLatents;
+  model.l1_coefficient = kL1;
+  Dictionary out = empty_dictionary(model, kLatents, kWidth, latents, padded, at::kCPU);
+  const auto rows = [&](const at::Tensor& all) {
+    return all.narrow(0, latents.begin, latents.size());
+  };
+  const at::Tensor w_dec = random({kLatents, kWidth}, 1);
+  out.w_dec_ld.copy_(rows(w_dec / w_dec.norm(2, {1}, true)));
+  if (!out.tied()) out.w_enc_ld.copy_(rows(random({kLatents, kWidth}, 2)));
+  out.b_enc_l.copy_(rows(random({kLatents}, 3) * 0.1));
+  out.b_dec_d.copy_(random({kWidth}, 4) * 0.3);
+  return out;
+}
+
+struct Bench {
+  Mesh mesh;
+  TrainState state;
+  StepConfig config;
+  at::Tensor x;  // the global batch
+
+  Bench(const Case& c, Communicator& world, const MeshConfig& shape)
+      : mesh(make_mesh(world, shape)), x(random({c.batch, kWidth}, 5)) {
+    state.dictionary = shard_of_fixed(c, mesh);
+    state.var_total = 20;
+    reset_optimiser(mesh, false, state);
+    state.tokens = 1000;
+    state.tokens_since_fired_l.slice(0, 0, c10::nullopt, 3).fill_(1000);
+    // Every third latent of the whole dictionary, whatever the shard.
+    for (int64_t l = 0; l < state.dictionary.latents.size(); ++l)
+      state.tokens_since_fired_l[l] = (state.dictionary.latents.begin + l) % 3 == 0 ? 1000 : 0;
+    config.optim.lr = 1e-3;
+    config.optim.warmup_steps = 0;
+    config.optim.decay_fraction = 0;
+    config.dead = {c.auxk_alpha, kAux, 500};
+    config.total_steps = 10;
+  }
+
+  MicroBatch micro(const Case& c, int64_t index) const {
+    MicroBatch out;
+    const int64_t size = c.micro > 0 ? c.micro : c.batch, begin = index * size;
+    out.micro = index;
+    out.batch_rows = c.batch;
+    out.rows = std::min(size, c.batch - begin);
+    out.last_of_step = begin + out.rows == c.batch;
+    out.part = row_part(out.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
+                        mesh.feature_index);
+    out.data.resize(static_cast<size_t>(out.part.slot * kWidth) * sizeof(float));
+    const int64_t owned = out.part.owned.size();
+    const int64_t first = begin + out.part.row_range.begin + out.part.owned.begin;
+    for (int64_t i = 0; i < owned; ++i) out.row_ids.push_back(first + i);
+    if (owned > 0)
+      std::memcpy(out.data.data(), x.const_data_ptr<float>() + first * kWidth,
+                  static_cast<size_t>(owned * kWidth) * sizeof(float));
+    return out;
+  }
+
+  GenericLoss oracle(const Case& c) const {
+    Case whole = c;
+    whole.micro = 0;
+    const Rows rows = gather_rows(mesh, micro(whole, 0), kWidth, {}, at::kCPU);
+    GenericArgs args{state.var_total, c.batch, std::string(c.activation) == "relu" ? kL1 : 0.0,
+                     c.auxk_alpha,    kAux,    state.tokens_since_fired_l.ge(500)};
+    return generic_loss(mesh, state.dictionary, rows, args);
+  }
+};
+
+double relative(const at::Tensor& got, const at::Tensor& want) {
+  const at::Tensor g = got.to(at::kDouble), w = want.to(at::kDouble);
+  return (g - w).norm().item<double>() / std::max(w.norm().item<double>(), 1e-30);
+}
+
+// A row whose k-th and next pre-activation nearly tie could select differently by rounding.
+void expect_no_near_ties(const Case& c) {
+  std::unique_ptr<Communicator> self = make_self_communicator("world");
+  const Bench bench(c, *self, {1, 1});
+  const Dictionary& d = bench.state.dictionary;
+  const at::Tensor v = at::addmm(d.b_enc_l, bench.x - d.b_dec_d, d.w_enc_ld.t());
+  const at::Tensor top = std::get<0>(v.topk(kActive + 1, 1));
+  const at::Tensor gap = (top.select(1, kActive - 1) - top.select(1, kActive)).abs();
+  EXPECT_GT((gap / top.select(1, kActive - 1).abs()).min().item<double>(), 1e-5);
+}
+
+class Parity : public testing::TestWithParam<Case> {};
+
+TEST_P(Parity, LossAndGradientsEqualTheOraclesOnEveryMesh) {
+  const Case c = GetParam();
+  if (std::string(c.activation) == "topk") expect_no_near_ties(c);
+  std::unique_ptr<Communicator> self = make_self_communicator("world");
+  const GenericLoss one = Bench(c, *self, {1, 1}).oracle(c);
+  const auto batch = static_cast<double>(c.batch);
+  for (const MeshConfig& shape : meshes()) {
+    Bench bench(c, test_world(), shape);
+    const std::string where = fmt::format("{} on {}", c.name, bench.mesh.name());
+    const GenericLoss oracle = bench.oracle(c);
+    EXPECT_NEAR(oracle.loss, one.loss, 1e-6 * std::fabs(one.loss)) << where;
+
+    StepWorkspace workspace = make_workspace(bench.state);
+    int64_t index = 0;
+    const StepResult result = train_step(
+        bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, true, bench.state,
+        workspace);
+    EXPECT_NEAR(result.loss, one.loss, 1e-6 * std::fabs(one.loss)) << where;
+    EXPECT_NEAR(result.fvu, one.fvu, 1e-6 * one.fvu) << where;
+
+    const Range own = bench.state.own;
+    const auto mine = [&](const at::Tensor& t) { return t.narrow(0, own.begin, own.size()); };
+    const auto check = [&](const char* what, const at::Tensor& got, const at::Tensor& on_mesh,
+                           const at::Tensor& alone) {
+      if (got.numel() == 0) return;
+      EXPECT_LT(relative(got / batch, on_mesh), 1e-5) << what << " " << where;
+      EXPECT_LT(relative(got / batch, alone), 1e-5) << what << " against 1x1, " << where;
+    };
+    const int64_t first = bench.state.dictionary.latents.begin + own.begin;
+    const auto alone = [&](const at::Tensor& t) { return t.narrow(0, first, own.size()); };
+    const RowGradients& got = workspace.own;
+    check("W_enc", got.w_enc_ld.narrow(0, 0, own.size()), mine(oracle.w_enc_ld),
+          alone(one.w_enc_ld));
+    check("W_dec", got.w_dec_ld.narrow(0, 0, own.size()), mine(oracle.w_dec_ld),
+          alone(one.w_dec_ld));
+    check("b_enc", got.b_enc_l.narrow(0, 0, own.size()), mine(oracle.b_enc_l), alone(one.b_enc_l));
+    check("b_dec", workspace.b_dec_d, oracle.b_dec_d, one.b_dec_d);
+    const at::Tensor rows = bench.state.dictionary.w_dec_ld;
+    if (!bench.state.dictionary.tied()) {
+      EXPECT_LT((rows.norm(2, 1) - 1).abs().max().item<double>(), 1e-6) << where;
+    }
+    EXPECT_EQ(bench.state.tokens, 1000 + c.batch);
+  }
+}
+
+// Replicas of a data axis hold the same bits after a step.
+TEST_P(Parity, ReplicasAgree) {
+  const Case c = GetParam();
+  for (const MeshConfig& shape : meshes()) {
+    Bench bench(c, test_world(), shape);
+    StepWorkspace workspace = make_workspace(bench.state);
+    int64_t index = 0;
+    train_step(
+        bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false, bench.state,
+        workspace);
+    at::Tensor low = bench.state.dictionary.w_enc_ld.clone(), high = low.clone();
+    bench.mesh.data->all_reduce({low.mutable_data_ptr(), low.numel()}, ReduceOp::min, "test low");
+    bench.mesh.data->all_reduce({high.mutable_data_ptr(), high.numel()}, ReduceOp::max,
+                                "test high");
+    EXPECT_TRUE(at::equal(low, high)) << bench.mesh.name();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Parity,
+                         testing::Values(Case{"topk", "topk", "linear", 64, 0, 0},
+                                         Case{"topk_auxk", "topk", "linear", 61, 0, 1.0 / 32},
+                                         Case{"topk_micro", "topk", "linear", 61, 16, 1.0 / 32},
+                                         Case{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32},
+                                         Case{"relu", "relu", "linear", 61, 0, 0},
+                                         Case{"relu_micro_auxk", "relu", "linear", 37, 10,
+                                              1.0 / 32},
+                                         Case{"relu_tied", "relu", "tied", 5, 0, 0},
+                                         Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32}),
+                         [](const auto& row) { return row.param.name; });
+
+// A batch with a row that is not finite: nobody writes it, everybody learns of it in that step.
+TEST(NotFinite, NoRowIsWrittenAndAllRanksAgree) {
+  const Case c{"bad", "topk", "linear", 61, 0, 0};
+  for (const MeshConfig& shape : meshes()) {
+    Bench bench(c, test_world(), shape);
+    bench.x[17][3] = std::numeric_limits<float>::infinity();
+    StepWorkspace workspace = make_workspace(bench.state);
+    const StepResult result = train_step(
+        bench.mesh, bench.config, [&] { return bench.micro(c, 0); }, false, bench.state, workspace);
+    EXPECT_FALSE(result.finite) << bench.mesh.name();
+    const Dictionary& d = bench.state.dictionary;
+    for (const at::Tensor& t : {d.w_enc_ld, d.w_dec_ld, d.b_enc_l, d.b_dec_d})
+      EXPECT_TRUE(t.isfinite().all().item<bool>()) << bench.mesh.name();
+  }
+}
+
+}  // namespace
+}  // namespace megadict

@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""Trains the Python peers on given rows and prints the held-out FVU of each, beside Megadict's own.
+
+    tools/bench/compare_quality.py --data acts --n 4096 --k 32 --batch 2048 --epochs 20 \\
+        --ours runs/a --json compare.json --markdown compare.md
+
+Every peer sees the same batches (a new permutation of the training rows each epoch, cut without
+regard to where an epoch ends) and its own defaults, except that warm-up, 1000 steps in both, is cut
+to the same share of a short run. FVU = sum |x - xhat|^2 / sum |x - mean(x)|^2 over all held-out rows.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+
+from megadict_tools.errors import BAD_DATA, USAGE, OneLineParser, ToolError, main_guard
+from megadict_tools.progress import Progress
+from megadict_tools.shards import read_rows
+
+FULL_WARMUP, WARMUP_SHARE = 1000, 50 / 575
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+def load(options) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training and held-out rows, float32 [rows, d]."""
+    path = Path(options.data)
+    if path.is_dir():
+        train = read_rows(path)
+        held_out = read_rows(options.eval or path / "eval")
+    elif path.is_file():
+        train, held_out = split_raw(path, options)
+    else:
+        raise ToolError(BAD_DATA, f"--data '{path}' is neither a folder of shards nor a file")
+    if train.shape[1] != held_out.shape[1]:
+        raise ToolError(BAD_DATA, f"training rows are {train.shape[1]} wide, held-out rows "
+                        f"{held_out.shape[1]}")
+    scale = 1.0
+    if options.normalize == "unit_rms":
+        scale = 1 / np.sqrt(np.mean(np.sum(train.astype(np.float64)**2, axis=1)))
+    return torch.from_numpy(train) * scale, torch.from_numpy(held_out) * scale
+
+
+def split_raw(path: Path, options) -> tuple[np.ndarray, np.ndarray]:
+    """A raw float32 file of equal windows; the last --eval_windows of them are held out."""
+    data = np.fromfile(path, "<f4")
+    if data.size == 0 or data.size % (options.window * options.width):
+        raise ToolError(BAD_DATA, f"'{path}' is no whole number of windows of {options.window} "
+                        f"rows, {options.width} wide", "--width, --window")
+    data = data.reshape(-1, options.width)
+    held_out = options.eval_windows * options.window
+    if held_out >= len(data):
+        raise ToolError(USAGE, f"--eval_windows {options.eval_windows}: the file has "
+                        f"{len(data) // options.window} windows")
+    return data[:-held_out], data[-held_out:]
+
+
+def batches(rows: torch.Tensor, size: int, steps: int, seed: int):
+    """`steps` batches from an endless row of permutations."""
+    generator = torch.Generator().manual_seed(seed)
+    waiting = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        while len(waiting) < size:
+            waiting = torch.cat([waiting, torch.randperm(len(rows), generator=generator)])
+        yield rows[waiting[:size]]
+        waiting = waiting[size:]
+
+
+# ---- peers: train(width, batches, steps, options) -> reconstruct(x) = (xhat, active [rows, n]) ----
+
+def train_sparsify(optimizer: str):
+    """sparsify's module, optimiser and schedule, in the order of its Trainer's step: unit decoder,
+    forward, FVU of the batch, parallel gradient removed, step. Its Trainer itself takes tokens."""
+
+    def train(width, stream, steps, options):
+        from schedulefree import ScheduleFreeWrapper
+        from sparsify import SparseCoder, SparseCoderConfig
+        from sparsify.sign_sgd import SignSGD
+        from transformers import get_linear_schedule_with_warmup
+
+        torch.manual_seed(options.seed)
+        sae = SparseCoder(width, SparseCoderConfig(num_latents=options.n, k=options.k), "cpu",
+                          dtype=torch.float32)
+        root = (options.n / 2**14) ** 0.5
+        if optimizer == "signum":
+            opt = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=5e-3 / root), momentum=0.95)
+            opt.train()
+            schedule = None
+        else:
+            opt = torch.optim.Adam(sae.parameters(), lr=2e-4 / root)
+            schedule = get_linear_schedule_with_warmup(opt, options.warmup, steps)
+        for step, x in enumerate(stream):
+            if step == 0:
+                sae.b_dec.data = x.mean(0)
+            sae.set_decoder_norm_to_unit_norm()
+            sae(x).fvu.backward()
+            sae.remove_gradient_parallel_to_decoder_directions()
+            opt.step()
+            opt.zero_grad()
+            if schedule:
+                schedule.step()
+        if not schedule:
+            opt.eval()
+
+        def reconstruct(x):
+            out = sae(x)
+            return out.sae_out, active(out.latent_indices, out.latent_acts > 0, options.n)
+
+        return reconstruct
+
+    return train
+
+
+def train_dictionary_learning(width, stream, steps, options):
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer = TopKTrainer(steps=steps, activation_dim=width, dict_size=options.n, k=options.k,
+                          layer=0, lm_name="", warmup_steps=options.warmup, seed=options.seed,
+                          device="cpu")
+    for step, x in enumerate(stream):
+        trainer.update(step, x)
+
+    def reconstruct(x):
+        xhat, codes = trainer.ae(x, output_features=True)
+        return xhat, codes > 0
+
+    return reconstruct
+
+
+def active(index: torch.Tensor, on: torch.Tensor, n: int) -> torch.Tensor:
+    return torch.zeros(len(index), n, dtype=torch.bool).scatter_(1, index.long(), on)
+
+
+PEERS = {
+    "sparsify_signum": ("eai-sparsify", "sparsify, signum (its default)", train_sparsify("signum")),
+    "sparsify_adam": ("eai-sparsify", "sparsify, Adam", train_sparsify("adam")),
+    "dictionary_learning": ("dictionary-learning", "dictionary_learning TopK",
+                            train_dictionary_learning),
+}
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+@torch.no_grad()
+def measure(reconstruct, held_out: torch.Tensor, n: int, block: int = 2048) -> dict:
+    mean = held_out.double().mean(0)
+    error = variance = count = 0.0
+    fired = torch.zeros(n, dtype=torch.bool)
+    for x in held_out.split(block):
+        xhat, on = reconstruct(x)
+        error += float((x.double() - xhat.double()).pow(2).sum())
+        variance += float((x.double() - mean).pow(2).sum())
+        count += int(on.sum())
+        fired |= on.any(0)
+    return {"fvu": error / variance, "l0": count / len(held_out),
+            "frac_alive": float(fired.double().mean())}
+
+
+def counted(stream, progress: Progress, size: int):
+    for x in stream:
+        yield x
+        progress.advance(size)
+
+
+def run_peer(name: str, train_rows, held_out, steps: int, options) -> dict:
+    from importlib.metadata import version
+
+    package, label, train = PEERS[name]
+    progress = Progress(label, steps * options.batch, "tokens")
+    stream = counted(batches(train_rows, options.batch, steps, options.seed), progress,
+                     options.batch)
+    start = time.monotonic()
+    with contextlib.redirect_stdout(sys.stderr):  # the peers' own remarks
+        reconstruct = train(train_rows.shape[1], stream, steps, options)
+    seconds = time.monotonic() - start
+    progress.close()
+    return {"name": name, "label": f"{label} {version(package)}", "seconds": seconds,
+            "tokens_per_s": steps * options.batch / seconds,
+            **measure(reconstruct, held_out, options.n)}
+
+
+def read_ours(folder: str) -> dict:
+    """The result of `megadict train`: its run folder."""
+    try:
+        metrics = json.loads((Path(folder) / "final" / "eval.json").read_text())
+        config = json.loads((Path(folder) / "config.json").read_text())
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise ToolError(BAD_DATA, f"--ours '{folder}' is no finished run folder: {error}",
+                        "megadict train --run.dir DIR with held-out shards") from error
+    rates = [json.loads(line).get("tokens_per_s") for line in lines]
+    return {"name": "megadict", "label": f"Megadict ({Path(folder).name})",
+            "fvu": metrics["fvu"], "l0": metrics["l0"], "frac_alive": metrics["frac_alive"],
+            "eval_rows": metrics["rows"], "tokens_per_s": float(np.median([r for r in rates if r])),
+            "tokens": max(json.loads(line)["tokens"] for line in lines),
+            "settings": {key: config[key]["value"] for key in (
+                "model.n_latents", "model.k", "data.batch_size", "optim.lr", "data.path")}}
+
+
+def check_ours(ours: dict, held_out_rows: int, steps: int, options):
+    """A run of another size is not a comparison."""
+    wanted = {"model.n_latents": options.n, "model.k": options.k, "data.batch_size": options.batch}
+    for key, value in wanted.items():
+        if ours["settings"][key] != value:
+            raise ToolError(USAGE, f"{ours['label']} has {key} = {ours['settings'][key]}, the peers "
+                            f"{value}")
+    if ours["eval_rows"] != held_out_rows:
+        raise ToolError(USAGE, f"{ours['label']} was judged on {ours['eval_rows']:,} rows, the "
+                        f"peers on {held_out_rows:,}")
+    if ours["tokens"] > steps * options.batch:
+        raise ToolError(USAGE, f"{ours['label']} saw {ours['tokens']:,} tokens, the peers see "
+                        f"{steps * options.batch:,}")
+
+
+def markdown(results: list[dict], facts: dict) -> str:
+    lines = [f"Held-out FVU on `{facts['data']}`: n {facts['n']}, k {facts['k']}, batch "
+             f"{facts['batch']}, {facts['steps']} steps on {facts['train_rows']:,} training rows, "
+             f"{facts['eval_rows']:,} held-out rows, width {facts['d_in']}, warm-up "
+             f"{facts['warmup']}, seed {facts['seed']}, {facts['threads']} threads.", "",
+             "| trainer | FVU | L0 | latents that fire | tokens/s |", "|---|---|---|---|---|"]
+    for r in sorted(results, key=lambda r: r["fvu"]):
+        lines.append(f"| {r['label']} | {r['fvu']:.4f} | {r['l0']:.1f} | {r['frac_alive']:.1%} | "
+                     f"{r['tokens_per_s']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def make_parser() -> OneLineParser:
+    parser = OneLineParser(prog="compare_quality", description=__doc__,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR|FILE", help="shards with eval/, or raw float32")
+    add("--eval", metavar="DIR", help="held-out shards (default DATA/eval)")
+    add("--width", type=int, default=128, help="of a raw file (default 128)")
+    add("--window", type=int, default=512, help="rows per window of a raw file (default 512)")
+    add("--eval_windows", type=int, default=13, help="held-out windows, the last ones (default 13)")
+    add("--normalize", choices=("none", "unit_rms"), default="none",
+        help="unit_rms divides all rows by the root of the mean squared norm (default none)")
+    add("--n", type=int, default=4096, help="latents (default 4096)")
+    add("--k", type=int, default=32, help="active latents per row (default 32)")
+    add("--batch", type=int, default=2048, help="rows per step (default 2048)")
+    add("--epochs", type=float, default=20, help="passes over the training rows (default 20)")
+    add("--steps", type=int, help="instead of --epochs")
+    add("--warmup", type=int, help="steps (default: 1000, or 8.7 %% of a short run)")
+    add("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="PEER",
+        help=f"{', '.join(PEERS)} (default all; none may be given)")
+    add("--ours", nargs="+", default=[], metavar="RUN_DIR", help="run folders of megadict train")
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    add("--json", metavar="FILE")
+    add("--markdown", metavar="FILE")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = make_parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    train_rows, held_out = load(options)
+    steps = options.steps or int(options.epochs * len(train_rows) / options.batch)
+    if steps < 2 or min(options.n, options.k, options.batch) < 1 or options.k > options.n:
+        raise ToolError(USAGE, f"n {options.n}, k {options.k}, batch {options.batch}, {steps} steps "
+                        "cannot be trained")
+    if options.warmup is None:
+        options.warmup = min(FULL_WARMUP, round(WARMUP_SHARE * steps))
+    ours = [read_ours(folder) for folder in options.ours]
+    for result in ours:
+        check_ours(result, len(held_out), steps, options)
+    results = ours + [run_peer(name, train_rows, held_out, steps, options)
+                      for name in options.peers]
+    facts = {"data": Path(options.data).name, "train_rows": len(train_rows),
+             "eval_rows": len(held_out), "d_in": train_rows.shape[1], "n": options.n,
+             "k": options.k, "batch": options.batch, "steps": steps, "warmup": options.warmup,
+             "normalize": options.normalize, "seed": options.seed, "threads": options.threads}
+    table = markdown(results, facts)
+    print(table, end="")
+    if options.json:
+        Path(options.json).write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+    if options.markdown:
+        Path(options.markdown).write_text(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard("compare_quality", main))
