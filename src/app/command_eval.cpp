@@ -1,4 +1,5 @@
 // megadict eval: every metric of a dictionary on held-out shards, on the mesh.
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
@@ -6,11 +7,17 @@
 
 #include "app/commands.h"
 #include "app/options.h"
+#include "app/together.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "comm/mesh.h"
+#include "comm/watchdog.h"
 #include "eval/evaluate.h"
+#include "eval/matching.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "io/safetensors.h"
+#include "model/formats.h"
 #include "model/saved.h"
 
 namespace megadict {
@@ -29,24 +36,73 @@ OptionSet options(EvalOptions& own) {
       .command = "eval",
       .summary = "Judges a dictionary on held-out rows: sums in fp64, divided once.",
       .fields =
-          {{"run.dir", &own.run, "", "folder of the run, or of a dictionary"},
+          {{"run.dir", &own.run, "", "folder of a run, a checkpoint, or another tool's dictionary"},
            {"checkpoint", &own.checkpoint, "", "this checkpoint instead of the newest weights"},
            {"data.path", &own.data, "", "shards; a folder that has eval/ is judged on that"},
            {"weights", &own.weights, "", "the last ones or their average", one_of({"last", "ema"})},
-           {"eval.truth", &own.truth, "", "folder of `data synth`: adds mcc against its atoms"},
-           {"eval.tokens", &own.tokens, "rows", "the first so many; 0 = all", at_least(0)},
+           {"eval.truth", &own.truth, "",
+            "folder of `data synth`: adds mcc against its dictionary"},
+           {"eval.tokens", &own.tokens, "rows", "the first so many; 0 = all", between(0, 1e15)},
            {"data.batch_size", &own.batch_size, "rows", "of a pass; does not show in the result",
-            at_least(1)},
-           {"mesh.data", &own.mesh.data, "ranks", "0 = what is left", at_least(0)},
-           {"mesh.feature", &own.mesh.feature, "ranks", "0 = as many as possible", at_least(0)},
-           {"run.threads", &own.threads, "threads", "of a rank; 0 = its share of the processors",
-            at_least(0)},
+            between(1, 1e9)},
+           {"mesh.data", &own.mesh.data, "ranks", "parts of the batch; 0 = auto",
+            between(0, 1048576)},
+           {"mesh.feature", &own.mesh.feature, "ranks", "parts of the dictionary; 0 = auto",
+            between(0, 1048576)},
+           {"run.threads", &own.threads, "threads", "per rank; 0 = cpus / ranks that share them",
+            between(0, 4096)},
            {"json", &own.json, "", "also write the numbers to this file"}},
       .required = {"run.dir", "data.path"}};
 }
 
 std::string held_out(const std::string& path) {
   return folder_exists(path + "/eval") ? path + "/eval" : path;
+}
+
+// One shard of a dictionary that was read whole.
+SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
+  Dictionary& d = saved.dictionary;
+  const bool tied = d.tied();
+  d.latents = shard_of(d.n, parts, index);
+  const auto mine = [&](const at::Tensor& t) {
+    return t.narrow(0, d.latents.begin, d.latents.size()).contiguous();
+  };
+  d.w_enc_ld = mine(d.w_enc_ld);
+  d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
+  d.b_enc_l = mine(d.b_enc_l);
+  return saved;
+}
+
+struct Judged {
+  std::string folder;
+  SavedDictionary saved;  // this rank's shard
+};
+
+Judged load_dictionary(const EvalOptions& own, const Mesh& mesh) {
+  const std::string path = own.checkpoint.empty() ? own.run : own.checkpoint;
+  const int parts = mesh.feature_size(), index = mesh.feature_index;
+  if (foreign_format(path) != nullptr && own.weights == "last")
+    return {path, shard_of_whole(load_foreign(path), parts, index)};
+  const std::string folder = find_checkpoint(path);
+  return {folder, load_saved(folder, own.weights, parts, index)};
+}
+
+at::Tensor true_dictionary(const std::string& folder, int64_t width) {
+  const SafetensorsFile file = SafetensorsFile::open(folder + "/truth.safetensors");
+  const SafetensorsEntry& entry = file.at("W_dec");
+  if (entry.shape.size() != 2 || entry.shape[1] != width)
+    fail(ExitCode::bad_data, fmt::format("{} holds rows of another width than the dictionary's {}",
+                                         in_quotes(file.path()), width));
+  return at::tensor(file.read_as_float(entry)).view(entry.shape);
+}
+
+// Adds the scores against the planted dictionary; every rank computes the same.
+void judge_against_truth(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& truth,
+                         nlohmann::ordered_json& json) {
+  const at::Tensor learned = at::tensor(gather_decoder(mesh, dictionary)).view({-1, dictionary.d});
+  const DictionaryScores scores = compare_dictionaries(truth, learned);
+  say(scores_text(scores));
+  json["truth"] = scores_json(scores);
 }
 
 }  // namespace
@@ -59,24 +115,32 @@ std::string help_eval() {
 int run_eval(Launch& launch, const Args& args) {
   EvalOptions own;
   read_options(options(own), args);
+  start_watchdog({});
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
-  const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
-  const ShardIndex data = ShardIndex::open(held_out(own.data));
   const Mesh mesh = make_mesh(launch.world(), own.mesh);
-  const SavedDictionary saved =
-      load_saved(folder, own.weights, mesh.feature_size(), mesh.feature_index);
-  if (saved.dictionary.d != data.width())
+  Judged judged;
+  ShardIndex data;
+  at::Tensor truth;
+  rank_zero_first(launch.world(), [&] {
+    judged = load_dictionary(own, mesh);
+    data = ShardIndex::open(held_out(own.data));
+    if (!own.truth.empty()) truth = true_dictionary(own.truth, judged.saved.dictionary.d);
+  });
+  const Dictionary& dictionary = judged.saved.dictionary;
+  if (dictionary.d != data.width())
     fail_agreed(ExitCode::bad_data,
-                fmt::format("the dictionary in '{}' has width {}, the rows of '{}' {}", folder,
-                            saved.dictionary.d, held_out(own.data), data.width()));
+                fmt::format("the dictionary in {} has width {}, the rows of {} have {}",
+                            in_quotes(judged.folder), dictionary.d, in_quotes(held_out(own.data)),
+                            data.width()));
   const MetricReport report =
-      evaluate(mesh, saved.dictionary, saved.normalization, data, {own.tokens, own.batch_size});
+      evaluate(mesh, dictionary, judged.saved.normalization, data, {own.tokens, own.batch_size});
   nlohmann::ordered_json json = metrics_json(report);
-  json["checkpoint"] = folder;
+  json["checkpoint"] = judged.folder;
   json["data"] = held_out(own.data);
-  json["step"] = saved.step;
-  json["tokens"] = saved.tokens;
+  json["step"] = judged.saved.step;
+  json["tokens"] = judged.saved.tokens;
   say(metrics_text(report));
+  if (truth.defined()) judge_against_truth(mesh, dictionary, truth, json);
   if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);
   return 0;
 }

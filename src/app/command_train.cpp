@@ -17,6 +17,7 @@
 #include "data/norm_filter.h"
 #include "data/row_reader.h"
 #include "io/file.h"
+#include "model/saved.h"
 #include "train/loop.h"
 
 namespace megadict {
@@ -132,6 +133,8 @@ int run_train(Launch& launch, const Args& args) {
   const TrainData data = open_data(launch.world(), settings);
   const BatchPlan plan = settle(settings, data, launch.facts().ranks);
   report_differences(start, settings);
+  if (start.checkpoint.empty() && !config.model.init_from.empty())
+    rank_zero_first(launch.world(), [&] { find_checkpoint(config.model.init_from); });
   const at::Device device = training_device(config.run, launch.facts());
   const Mesh mesh =
       make_mesh(launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu), config.mesh);

@@ -15,6 +15,7 @@ constexpr Command kCommands[] = {
     {"train", "train one dictionary on the mesh; checkpoints, resumes, logs", run_train,
      help_train},
     {"eval", "metrics of a dictionary on held-out shards", run_eval, help_eval},
+    {"export", "write a dictionary in another tool's layout", run_export, help_export},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},
     {"info", "build, processor, MPI, GPUs and the rank map", run_info, help_info},

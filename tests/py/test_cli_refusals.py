@@ -1,0 +1,281 @@
+"""Whatever a user gets wrong: one line on stderr, the right exit code, nothing written."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+USAGE, BAD_DATA = 2, 3
+MPI_ENV = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_btl_base_warn_component_unused": "0",
+}
+
+
+def call(binary, args, cwd, ranks=0):
+    launcher = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks else []
+    return subprocess.run(
+        [*launcher, str(binary), *args],
+        cwd=cwd,
+        env={**os.environ, **(MPI_ENV if ranks else {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def listing(folder: Path):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+@pytest.fixture(scope="session")
+def acts(megadict_bin, tmp_path_factory):
+    """500 rows of width 16, 50 of them held out."""
+    folder = tmp_path_factory.mktemp("cli") / "acts"
+    made = call(
+        megadict_bin,
+        ["data", "synth", "--out", str(folder), "--rows", "500", "--width", "16", "--n_latents", "32",
+         "--eval_fraction", "0.1"],
+        folder.parent,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, acts):
+    """A working folder with the data set as acts/."""
+    (tmp_path / "acts").symlink_to(acts)
+    return tmp_path
+
+
+def refused(binary, place, args, code, *parts, ranks=0):
+    before = listing(place)
+    done = call(binary, args, place, ranks)
+    assert done.returncode == code, done.stdout + done.stderr
+    ours = [line for line in done.stderr.splitlines() if line.startswith("megadict: ")]
+    assert len(ours) == 1, done.stderr
+    if not ranks:
+        assert done.stderr == ours[0] + "\n"
+    for sign in ("terminate called", "Traceback", "Exception", "what():"):
+        assert sign not in done.stderr + done.stdout
+    for part in parts:
+        assert part in ours[0]
+    assert listing(place) == before, "something was written"
+
+
+COMMANDS = [
+    ([], "needs a command"),
+    (["trian"], "unknown command 'trian'. hint: did you mean 'train'?"),
+    (["--versoin"], "unknown command '--versoin'"),
+    (["data"], "'megadict data' needs a command"),
+    (["data", "sinth"], "did you mean 'synth'?"),
+    (["info", "--verbose", "1"], "unknown flag '--verbose'"),
+    (["info", "more"], "unexpected argument 'more'"),
+]
+
+
+@pytest.mark.parametrize("args, part", COMMANDS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_commands(megadict_bin, tmp_path, args, part):
+    refused(megadict_bin, tmp_path, args, USAGE, part)
+
+
+FLAGS = [
+    (["--model.kk", "5"], "unknown flag '--model.kk'. hint: did you mean --model.k?"),
+    (["--n_latents", "5"], "did you mean --model.n_latents?"),
+    (["--model", "5"], "unknown flag '--model'"),
+    (["--model.k"], "needs a value"),
+    (["--model.k="], "needs a value"),
+    (["--model.k", ""], "needs a value"),
+    (["--run.seed", "--model.k", "3"], "--run.seed needs a value"),
+    (["--model.k", "3", "--model.k=4"], "--model.k is given twice"),
+    (["-k", "3"], "unexpected argument '-k'"),
+    (["stray"], "unexpected argument 'stray'"),
+]
+
+VALUES = [
+    (["--model.k", "0"], "model.k = '0' (command line): out of range; allowed: an integer, 1 to 65536"),
+    (["--model.k", "-3"], "out of range"),
+    (["--model.k", "3.5"], "not an integer"),
+    (["--model.k", "three"], "not an integer"),
+    (["--model.k", "0x10"], "not an integer"),
+    (["--data.tokens", "1e30"], "too large a number"),
+    (["--run.seed", "18446744073709551616"], "too large a number"),
+    (["--optim.lr", "nan"], "not a finite number"),
+    (["--optim.lr", "inf"], "not a finite number"),
+    (["--optim.lr", "1e999"], "does not fit a double"),
+    (["--optim.beta1", "1"], "allowed: a number, 0 to below 1"),
+    (["--optim.name", "adma"], "did you mean 'adam'?"),
+    (["--model.activation", "gelu"], "allowed: topk, relu"),
+    (["--data.center", "yes"], "neither true nor false"),
+    (["--model.encoder", "li\nnear\x1b[31m"], "'li\\x0anear\\x1b[31m'"),
+    (["--optim.name", "a" * 5000], "..."),
+]
+
+COMBINATIONS = [
+    (["--data.micro_batch_size", "300"], "data.micro_batch_size = 300 is more than data.batch_size = 128"),
+    (["--data.tokens", "100"], "data.tokens = 100 is less than data.batch_size = 128"),
+    (["--model.n_latents", "16"], "model.k = 32 is more than model.n_latents = 16"),
+    (["--debug.hang_at", "x"], "debug.hang_rank"),
+    (["--debug.hang_rank", "1"], "debug.hang_rank 1: there are ranks 0 to 0"),
+    (["--mesh.feature", "2"], "does not divide 1 ranks"),
+    (["--optim.warmup_steps", "99"], "optim.warmup_steps = 99 is more than the 3 steps of the run"),
+    (["--dead.k_aux", "4096"], "dead.k_aux = 4096 is more than model.n_latents = 512"),
+    (["--data.batch_size", "451"], "data.batch_size is 451"),
+    (["--run.resume", "nowhere"], "run.resume = 'nowhere': no checkpoint"),
+    (["--model.init_from", "nowhere"], "no dictionary at 'nowhere'"),
+]
+
+
+def named(value):
+    return " ".join(value)[:40].encode("unicode_escape").decode() if isinstance(value, list) else ""
+
+
+@pytest.mark.parametrize("args, part", FLAGS + VALUES + COMBINATIONS, ids=named)
+def test_train(megadict_bin, place, args, part):
+    base = ["train", "--data.path", "acts", "--run.dir", "run"]
+    if "--data.batch_size" not in args:
+        base += ["--data.batch_size", "128"]
+    refused(megadict_bin, place, base + args, USAGE, part)
+
+
+def test_train_names_what_is_needed(megadict_bin, place):
+    refused(megadict_bin, place, ["train"], USAGE, "--data.path is needed")
+    refused(megadict_bin, place, ["train", "--data.path", "acts"], USAGE, "--run.dir is needed")
+
+
+FILES = [
+    ("[model]\nkk = 3\n", "a.ini:2: unknown name 'model.kk'. hint: did you mean model.k?"),
+    ("[model]\nk = 0\n", "model.k = '0' (a.ini:2): out of range"),
+    ("[model]\nk =\n", "model.k = '' (a.ini:2): no value"),
+    ("[model]\nk = 3\nk = 4\n", "a.ini:3: 'model.k' was already set in line 2"),
+    ("[model\nk = 3\n", "a.ini:1: section '[model' has no closing ]"),
+    ("just words\n", "a.ini:1: 'just words' is neither [section] nor name = value"),
+    ("\x00\x01\x02\n", "a.ini:1: '\\x00\\x01\\x02' is neither"),
+    ("[sweep]\ngrid = 3\n", "unknown name 'sweep.grid'"),
+]
+
+
+@pytest.mark.parametrize("text, part", FILES)
+def test_config_files(megadict_bin, place, text, part):
+    (place / "a.ini").write_text(text)
+    args = ["train", "--config", "a.ini", "--data.path", "acts", "--run.dir", "run"]
+    refused(megadict_bin, place, args, USAGE, part)
+
+
+def test_config_file_that_cannot_be_read(megadict_bin, place):
+    for name, why in (("no.ini", "No such file"), ("acts", "Is a directory")):
+        args = ["train", "--config", name, "--data.path", "acts", "--run.dir", "run"]
+        refused(megadict_bin, place, args, USAGE, f"cannot read config file '{name}': {why}")
+
+
+def test_command_line_wins_over_a_good_file_only(megadict_bin, place):
+    (place / "a.ini").write_text("[model]\nk = nonsense\n")
+    args = ["train", "--config", "a.ini", "--model.k", "3", "--data.path", "acts", "--run.dir", "run"]
+    refused(megadict_bin, place, args, USAGE, "a.ini:2")
+
+
+def bad_shards(place: Path, kind: str) -> str:
+    folder = place / kind
+    if kind == "missing":
+        return kind
+    folder.mkdir()
+    if kind == "text":
+        (folder / "a.h5").write_text("not HDF5 at all")
+    if kind == "torn":
+        whole = next((place / "acts").glob("*.h5")).read_bytes()
+        (folder / "a.h5").write_bytes(whole[: len(whole) // 2])
+    return kind
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "torn"])
+def test_bad_data(megadict_bin, place, kind):
+    path = bad_shards(place, kind)
+    refused(megadict_bin, place, ["train", "--data.path", path, "--run.dir", "run"], BAD_DATA, kind)
+    before = listing(place)
+    assert call(megadict_bin, ["data", "verify", path], place).returncode == BAD_DATA
+    assert listing(place) == before
+
+
+def test_held_out_rows_of_another_width(megadict_bin, place):
+    args = ["data", "synth", "--out", "narrow", "--rows", "100", "--width", "8", "--eval_fraction", "0"]
+    assert call(megadict_bin, args, place).returncode == 0
+    args = ["train", "--data.path", "acts", "--data.eval_path", "narrow", "--run.dir", "run"]
+    refused(megadict_bin, place, args, BAD_DATA, "'narrow' holds rows of width 8", "'acts' of width 16")
+
+
+def test_run_folder_that_holds_a_run(megadict_bin, place):
+    args = ["train", "--data.path", "acts", "--run.dir", "run", "--data.batch_size", "128"]
+    assert call(megadict_bin, args, place).returncode == 0
+    refused(megadict_bin, place, args, USAGE, "run.dir 'run' already holds a run", "--run.resume auto")
+    args += ["--run.resume", "auto"]
+    other = [*args, "--model.k", "3", "--run.seed", "1"]
+    refused(megadict_bin, place, other, USAGE, "model.k '32' -> '3'", "run.seed '0' -> '1'")
+    shutil.copytree(place / "run", place / "torn")
+    (place / "torn" / "config.json").write_text("{")
+    args[args.index("run")] = "torn"
+    refused(megadict_bin, place, args, BAD_DATA, "torn/config.json", "not JSON")
+    (place / "torn" / "config.json").unlink()
+    refused(megadict_bin, place, args, BAD_DATA, "config.json' is missing")
+
+
+@pytest.mark.parametrize(
+    "args, code, part",
+    [
+        (["eval", "--run.dir", "none", "--data.path", "acts"], USAGE, "no dictionary at 'none'"),
+        (["eval", "--data.path", "acts"], USAGE, "--run.dir is needed"),
+        (["eval", "--run.dir", "none", "--data.path", "acts", "--weights", "best"], USAGE, "last, ema"),
+        (["export", "--run.dir", "none", "--format", "saelens", "--out", "o"], USAGE, "no dictionary"),
+        (["export", "--run.dir", "none", "--format", "saelense", "--out", "o"], USAGE, "'saelens'?"),
+        (["data", "synth", "--out", "o"], USAGE, "--rows is needed"),
+        (["data", "synth", "--out", "o", "--rows", "10", "--k", "99"], USAGE, "k"),
+        (["data", "synth", "--out", "o", "--rows", "1e2", "--sign", "haf"], USAGE, "did you mean 'half'?"),
+        (["data", "import", "--out", "o"], USAGE, "FROM is needed"),
+        (["data", "import", "none.npy", "--out", "o"], BAD_DATA, "none.npy"),
+        (["data", "shuffle", "none", "--out", "o"], BAD_DATA, "none"),
+        (["data", "shuffle", "acts", "--out", "acts"], USAGE, "acts"),
+        (["plan"], USAGE, "--width"),
+        (["plan", "--width", "0"], USAGE, "width = '0'"),
+        (["plan", "--width", "16", "--ranks", "6", "--mesh.data", "4"], USAGE, "does not divide 6 ranks"),
+    ],
+    ids=named,
+)
+def test_other_commands(megadict_bin, place, args, code, part):
+    refused(megadict_bin, place, args, code, part)
+
+
+@pytest.mark.parametrize(
+    "args, code, part",
+    [
+        (["trian"], USAGE, "did you mean 'train'?"),
+        (["train", "--data.path", "acts", "--run.dir", "run", "--model.k", "x"], USAGE, "not an integer"),
+        (["train", "--data.path", "acts", "--run.dir", "run", "--data.batch_size", "99", "--mesh.data", "2"],
+         USAGE, "does not divide 3 ranks"),
+        (["train", "--data.path", "none", "--run.dir", "run"], BAD_DATA, "none"),
+        (["data", "synth", "--out", "o", "--rows", "10"], USAGE, "runs as one process"),
+    ],
+    ids=named,
+)
+def test_three_ranks_say_it_once(megadict_bin, place, args, code, part):
+    refused(megadict_bin, place, args, code, part, ranks=3)
+
+
+def test_help_and_version(megadict_bin, tmp_path):
+    for args in (["--help"], ["-h"], ["data", "--help"], ["data", "synth", "--help"], ["train", "--help"],
+                 ["eval", "--help"], ["export", "--help"], ["plan", "-h"], ["info", "--help"]):  # fmt: skip
+        done = call(megadict_bin, args, tmp_path)
+        assert done.returncode == 0 and done.stderr == ""
+        assert done.stdout.startswith("usage: megadict ")
+    done = call(megadict_bin, ["--version"], tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("megadict 0.")
+    assert listing(tmp_path) == []
+
+
+def test_help_lists_every_frozen_name(megadict_bin, tmp_path, repo_root):
+    text = call(megadict_bin, ["train", "--help"], tmp_path).stdout
+    for name in (repo_root / "tests" / "golden" / "fields.txt").read_text().split():
+        assert f"--{name} " in text
