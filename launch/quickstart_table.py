@@ -33,7 +33,7 @@ def main() -> int:
         ("explained variance", f"{quality['explained_variance']:.4f}"),
         ("active latents per token (L0)", f"{quality['l0']:.1f}"),
         ("latents that never fire there", f"{dead} of 9216 ({quality['dead_pct']:.1f} %)"),
-        ("FVU of a rank-32 PCA, same rows", f"{pca['fvu']:.4f}"),
+        ("FVU of a rank-32 PCA, same rows", f"{pca['pca_fvu']['32']:.4f}"),
         ("training speed", f"{speed:,.0f} tokens/s"),
     ]
     print(f"\nOn {quality['rows']:,} held-out rows:\n")

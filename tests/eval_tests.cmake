@@ -3,3 +3,5 @@ foreach(part metrics assignment matching)
 endforeach()
 megadict_test(eval_metrics_reduce_test SOURCES eval_metrics_reduce_test.cpp ROOMS eval
   RANKS 1 2 3 4 6 LABELS eval TORCH)
+megadict_test(eval_evaluate_test SOURCES eval_evaluate_test.cpp ROOMS eval
+  RANKS 1 2 3 4 6 LABELS eval TORCH)

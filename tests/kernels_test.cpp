@@ -44,11 +44,12 @@ class Kernels : public testing::TestWithParam<std::tuple<int, Shape>> {
 
   at::Tensor dense(const Codes& codes) const {
     at::Tensor out = at::zeros({codes.rows, codes.latents});
+    auto sums = out.accessor<float, 2>();
     const auto start = codes.row_start.accessor<int64_t, 1>();
     const auto latent = codes.latent.accessor<int32_t, 1>();
     const auto value = codes.value.accessor<float, 1>();
     for (int64_t row = 0; row < codes.rows; ++row)
-      for (int64_t e = start[row]; e < start[row + 1]; ++e) out[row][latent[e]] += value[e];
+      for (int64_t e = start[row]; e < start[row + 1]; ++e) sums[row][latent[e]] += value[e];
     return out;
   }
 
@@ -178,6 +179,21 @@ TEST(KernelsEdge, NanInARowReachesTheCodes) {
     const at::Tensor cut = at::full({2}, kCutAll, at::kLong);
     EXPECT_TRUE(set.keep(got, 700, tau, cut, 0).value.isnan().any().item<bool>()) << set.name;
   }
+}
+
+// Pre-activations that overflowed: fewer than k real values must not leave rubbish behind.
+TEST(KernelsEdge, InfinitiesAndNaNOfBothSigns) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const KernelSet& set : all_kernel_sets())
+    for (float bad : {kInf, -kInf, nan, -nan}) {
+      const at::Tensor x = at::ones({3, 4}), w = at::zeros({700, 4});
+      const Candidates got = set.topk({x, w, at::full({700}, bad)}, 32);
+      EXPECT_TRUE(got.latent.ge(0).logical_and(got.latent.lt(700)).all().item<bool>()) << set.name;
+      const at::Tensor tau = at::full({3}, -kInf), cut = at::full({3}, kCutAll, at::kLong);
+      const Codes codes = set.keep(got, 700, tau, cut, 0);
+      EXPECT_EQ(codes.nnz() > 0, !(bad == -kInf)) << set.name << " " << bad;
+    }
 }
 
 TEST(KernelsEdge, NoRows) {

@@ -44,10 +44,13 @@ def ban(rule, pattern, scope, allowed, instead):
     return Ban(rule, re.compile(pattern), scope, allowed, instead)
 
 
+# Where MPI and NCCL may be named: their room, and what stands in for NCCL in its tests.
+COMM = ("src/comm/", "tests/comm_", "tests/support/nccl_")
+
 # Matched against code whose comments and strings are blanked.
 IDENTIFIERS = (
-    ban("mpi", r"\bMPI_\w+|\bnccl[A-Z]\w*", "", ("src/comm/",), "Communicator (comm/communicator.h)"),
-    ban("getenv", r"\b(secure_)?getenv\b|\benviron\b", "", ("src/comm/launch_env.cpp",),
+    ban("mpi", r"\bMPI_\w+|\bnccl[A-Z]\w*", "", COMM, "Communicator (comm/communicator.h)"),
+    ban("getenv", r"\b(secure_)?getenv\b|\benviron\b", "src/", ("src/comm/launch_env.cpp",),
         "environment() (comm/launch.h)"),
     ban("exit", r"\b(exit|_exit|_Exit|quick_exit|abort)\s*\(", "src/", (), "throw Error (base/error.h)"),
     ban("terminal", r"\bstd::c(out|err|log)\b|\b(v?f?printf|puts|putchar|perror)\s*\(|\bfmt::print\b"
@@ -60,7 +63,7 @@ IDENTIFIERS = (
 
 # Matched against the target of an #include.
 HEADERS = (
-    ban("mpi", r"^(mpi|nccl)\.h$", "", ("src/comm/",), "comm/communicator.h"),
+    ban("mpi", r"^(mpi|nccl)\.h$", "", COMM, "comm/communicator.h"),
     ban("hdf5", r"^(hdf5|H5\w*)\.h$", "", ("src/io/",), "the headers of src/io"),
     ban("boost", r"^boost/", "", ("src/app/",), "the standard library, or options in src/app"),
     ban("torch", r"^torch/torch\.h$", "", (), "ATen/ATen.h in sources, ATen/core/Tensor.h in headers"),

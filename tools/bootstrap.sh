@@ -180,7 +180,6 @@ change_venv() {
   fi
   before=$(venv_state)
   touch "$unfinished"
-  rm -f "$stamp"
   if [ ! -e "$venv" ]; then
     watched "Python environment in $venv from $python" "$log" "$python" -m venv "$venv"
   fi

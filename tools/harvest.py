@@ -64,7 +64,7 @@ def make_parser() -> OneLineParser:
     add("--batch", type=positive, default=16, help="windows per forward pass (default 16)")
     add("--dtype", default="float32", choices=DTYPES, help="of the shards (default float32)")
     add("--compute", default="float32", choices=("float32", "bfloat16"), help="of the model; "
-        "bfloat16 is up to twice as fast where the processor has it, and moves activations by "
+        "bfloat16 is nearly twice as fast where the processor has it, and moves activations by "
         "about 1 %% (default float32)")
     add("--eval_fraction", type=fraction, default=0.05, help="share of the documents that is held "
         "out (default 0.05)")

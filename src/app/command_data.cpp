@@ -38,7 +38,7 @@ OptionSet synth_options(SynthDataset& own) {
                      {"dtype", &own.dtype, "", "of the shards",
                       one_of({"float32", "float16", "bfloat16"})},
                      {"n_latents", &o.n_latents, "latents", "of the dictionary", between(1, 1e9)},
-                     {"width", &o.width, "", "of the rows, d", between(1, 1e6)},
+                     {"d", &o.width, "", "width of the rows", between(1, 1e6)},
                      {"k", &o.k, "latents", "active in a row", between(1, 1e6)},
                      {"sign", &o.sign, "", "values |N(0,1)| or N(0,1)", one_of({"half", "signed"})},
                      {"noise_std", &o.noise_std, "", "normal noise on every entry", at_least(0)},
@@ -63,25 +63,24 @@ int run_synth(Launch& launch, const Args& args) {
 }
 
 OptionSet import_options(ImportOptions& own) {
-  return {
-      .command = "data import",
-      .summary = "Turns .npy, safetensors and HDF5 files of activations into shards.",
-      .fields = {{"out", &own.out, "", "folder to make"},
-                 eval_fraction_field(&own.eval_fraction),
-                 {"dataset", &own.source.dataset, "",
-                  "HDF5: this dataset; default 'activations', else the only one"},
-                 {"tensor", &own.source.tensor, "", "safetensors: this one; default the only"},
-                 {"dtype", &own.source.dtype, "", "16-bit unsigned integers are bfloat16",
-                  one_of({"bfloat16"})},
-                 {"store", &own.store, "", "element type of the shards; default the files' own",
-                  one_of({"float32", "float16", "bfloat16"})},
-                 {"model", &own.model, "", "the rows' model, kept in the shards"},
-                 {"hook", &own.hook, "", "their place in it"},
-                 {"layer", &own.layer, "", "its number; -1 = unknown", between(-1, 1e6)},
-                 {"tokenizer", &own.tokenizer, "", "the tokens' tokenizer"},
-                 {"seed", &own.seed, "", "of the choice of held-out documents", at_least(0)}},
-      .positional = {{"FROM", &own.from, "", "a file, a folder of files of one kind or a glob"}},
-      .required = {"FROM", "out"}};
+  return {.command = "data import",
+          .summary = "Turns .npy, safetensors and HDF5 files of activations into shards.",
+          .fields = {{"from", &own.from, "", "a file, a folder of files of one kind or a glob"},
+                     {"out", &own.out, "", "folder to make"},
+                     eval_fraction_field(&own.eval_fraction),
+                     {"dataset", &own.source.dataset, "",
+                      "HDF5: this dataset; default 'activations', else the only one"},
+                     {"tensor", &own.source.tensor, "", "safetensors: this one; default the only"},
+                     {"dtype", &own.source.dtype, "", "16-bit unsigned integers are bfloat16",
+                      one_of({"bfloat16"})},
+                     {"store", &own.store, "", "element type of the shards; default the files' own",
+                      one_of({"float32", "float16", "bfloat16"})},
+                     {"model", &own.model, "", "the rows' model, kept in the shards"},
+                     {"hook", &own.hook, "", "their place in it"},
+                     {"layer", &own.layer, "", "its number; -1 = unknown", between(-1, 1e6)},
+                     {"tokenizer", &own.tokenizer, "", "the tokens' tokenizer"},
+                     {"seed", &own.seed, "", "of the choice of held-out documents", at_least(0)}},
+          .required = {"from", "out"}};
 }
 
 int run_import(Launch& launch, const Args& args) {
@@ -95,13 +94,13 @@ int run_import(Launch& launch, const Args& args) {
 OptionSet shuffle_options(ShuffleOptions& own) {
   return {.command = "data shuffle",
           .summary = "Writes the rows of a data set in one global random order.",
-          .fields = {{"out", &own.out, "", "folder to make"},
+          .fields = {{"from", &own.from, "", "folder or glob of shards"},
+                     {"out", &own.out, "", "folder to make"},
                      {"seed", &own.seed, "", "of the order", at_least(0)},
                      {"memory_mib", &own.memory_mib, "MiB",
                       "about so much memory; the disk holds the rows twice meanwhile",
                       between(1, 1e9)}},
-          .positional = {{"FROM", &own.from, "", "folder or glob of shards"}},
-          .required = {"FROM", "out"}};
+          .required = {"from", "out"}};
 }
 
 int run_shuffle(Launch& launch, const Args& args) {

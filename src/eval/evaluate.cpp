@@ -62,7 +62,7 @@ void add_batch(const Mesh& mesh, const Dictionary& dictionary, const Normalizati
   const auto values = counts.accessor<double, 2>();
   for (int64_t i = 0; i < owned; ++i) {
     l0[static_cast<size_t>(i)] = static_cast<int64_t>(values[i][0]);
-    l1[static_cast<size_t>(i)] = values[i][1];
+    l1[static_cast<size_t>(i)] = values[i][1] / normalization.scale;
   }
   // x as it was stored, not as it came back from normalising.
   sums.add_rows(reinterpret_cast<const float*>(micro.data.data()), x_hat.const_data_ptr<float>(),

@@ -93,6 +93,11 @@ class RunningTopk {
       value[p] = key_value(keys_[static_cast<size_t>(p)]);
       latent[p] = static_cast<int32_t>(key_position(keys_[static_cast<size_t>(p)]));
     }
+    // Values of -inf never enter: what is missing is padding, which nothing selects.
+    for (int64_t p = used_; p < k_; ++p) {
+      value[p] = -std::numeric_limits<float>::infinity();
+      latent[p] = 0;
+    }
     used_ = 0;
     tau_ = -std::numeric_limits<float>::infinity();
   }

@@ -9,6 +9,7 @@
 namespace megadict {
 
 constexpr uint32_t ordered_bits(float value) {
+  if (value != value) return 0xFFFFFFFFu;  // either sign
   const uint32_t bits = std::bit_cast<uint32_t>(value + 0.0f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }

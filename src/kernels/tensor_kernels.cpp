@@ -16,7 +16,8 @@ constexpr int64_t kChunkElements = int64_t{1} << 24;  // of a temporary: 64 MiB 
 // order_key() of order.h as a signed integer that sorts the same way: (ordered value << 32) minus
 // the position.
 at::Tensor order_keys(const at::Tensor& value, const at::Tensor& position) {
-  const at::Tensor bits = (value + 0.0).view(at::kInt).to(at::kLong);
+  const at::Tensor bits =
+      (value + 0.0).view(at::kInt).to(at::kLong).masked_fill(value.isnan(), 0x7FFFFFFF);
   // Negative floats: the sign bit set and the rest inverted, so that order is kept as integers.
   const at::Tensor ordered = at::where(bits >= 0, bits, -(bits.bitwise_and(0x7FFFFFFF)) - 1);
   return ordered * (int64_t{1} << 32) - position;

@@ -26,8 +26,8 @@ def pytest_configure(config):
 def find_binary() -> Path | None:
     if named := os.environ.get("MEGADICT_BIN"):
         return Path(named).resolve()
-    folders = [REPO_ROOT / "build" / preset / sub for preset in PRESETS for sub in ("bin", "", "src/app")]
-    return next((f / "megadict" for f in folders if os.access(f / "megadict", os.X_OK)), None)
+    built = [REPO_ROOT / "build" / preset / "bin" / "megadict" for preset in PRESETS]
+    return next((path for path in built if os.access(path, os.X_OK)), None)
 
 
 def find_shared_data() -> Path:
@@ -44,7 +44,7 @@ def megadict_bin() -> Path:
     """The built binary. A named one that is missing is an error, an unbuilt one a named skip."""
     binary = find_binary()
     if binary is None:
-        pytest.skip("no megadict binary: build one (cmake --build --preset release) or set MEGADICT_BIN")
+        pytest.skip("no megadict binary: cmake --build --preset release, or set MEGADICT_BIN")
     assert os.access(binary, os.X_OK), f"MEGADICT_BIN={binary} is not an executable file"
     return binary
 

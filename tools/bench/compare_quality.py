@@ -6,7 +6,8 @@
 
 Every peer sees the same batches (a new permutation of the training rows each epoch, cut without
 regard to where an epoch ends) and its own defaults, except that warm-up, 1000 steps in both, is cut
-to the same share of a short run. FVU = sum |x - xhat|^2 / sum |x - mean(x)|^2 over all held-out rows.
+to the same share of a short run. FVU = sum |x - xhat|^2 / sum |x - mean(x)|^2 over all held-out
+rows.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def batches(rows: torch.Tensor, size: int, steps: int, seed: int):
         waiting = waiting[size:]
 
 
-# ---- peers: train(width, batches, steps, options) -> reconstruct(x) = (xhat, active [rows, n]) ----
+# ---- peers: train(width, batches, steps, options) -> reconstruct(x) = (xhat, active [rows, n]) --
 
 def train_sparsify(optimizer: str):
     """sparsify's module, optimiser and schedule, in the order of its Trainer's step: unit decoder,
@@ -214,8 +215,8 @@ def check_ours(ours: dict, held_out_rows: int, steps: int, options):
     wanted = {"model.n_latents": options.n, "model.k": options.k, "data.batch_size": options.batch}
     for key, value in wanted.items():
         if ours["settings"][key] != value:
-            raise ToolError(USAGE, f"{ours['label']} has {key} = {ours['settings'][key]}, the peers "
-                            f"{value}")
+            raise ToolError(USAGE, f"{ours['label']} has {key} = {ours['settings'][key]}, the "
+                            f"peers {value}")
     if ours["eval_rows"] != held_out_rows:
         raise ToolError(USAGE, f"{ours['label']} was judged on {ours['eval_rows']:,} rows, the "
                         f"peers on {held_out_rows:,}")
@@ -269,8 +270,8 @@ def main(arguments: list[str] | None = None) -> int:
     train_rows, held_out = load(options)
     steps = options.steps or int(options.epochs * len(train_rows) / options.batch)
     if steps < 2 or min(options.n, options.k, options.batch) < 1 or options.k > options.n:
-        raise ToolError(USAGE, f"n {options.n}, k {options.k}, batch {options.batch}, {steps} steps "
-                        "cannot be trained")
+        raise ToolError(USAGE, f"n {options.n}, k {options.k}, batch {options.batch}, {steps} "
+                        "steps cannot be trained")
     if options.warmup is None:
         options.warmup = min(FULL_WARMUP, round(WARMUP_SHARE * steps))
     ours = [read_ours(folder) for folder in options.ours]

@@ -1,4 +1,4 @@
-"""Errors as the megadict binary gives them: one line that says what, where, what is allowed, a hint.
+"""Errors as the megadict binary gives them: one line that says what, where, what is allowed.
 
 Exit codes: 0 done, 1 error, 2 bad flag or combination, 3 bad data.
 """

@@ -150,6 +150,7 @@ class Harvester:
         while batch := list(islice(order, self.settings.batch)):
             taken = self.tap(self._input_ids([windows[i] for i in batch]))
             for target, values in taken.items():
+                values = values.float().cpu()
                 if target not in result:
                     result[target] = torch.empty(int(offsets[-1]), values.shape[-1])
                 for row, i in enumerate(batch):

@@ -5,8 +5,8 @@ tokens, position, document [rows] uint32    norm [rows] float32, of the row as i
 
 chunk_checksum [chunks] uint32, of the chunks of `activations`
 
-The layout is that of src/data/shard_file.h: chunks of whole rows with Fletcher-32 checksums. A shard
-is written under another name and renamed when it is complete, so that every *.h5 file is whole.
+The layout is that of src/data/shard_file.h: chunks of whole rows with Fletcher-32 checksums. A
+shard is written under another name and renamed when it is complete, so that every *.h5 is whole.
 """
 
 import os

@@ -1,0 +1,113 @@
+// Evaluation on every mesh against the formula in fp64.
+#include "eval/evaluate.h"
+
+#include <gtest/gtest.h>
+
+#include "comm/mesh.h"
+#include "data/shard_writer.h"
+#include "io/file.h"
+#include "model/formats.h"
+#include "support/mpi_main.h"
+#include "support/random_dictionary.h"
+#include "support/temp_folder.h"
+
+namespace megadict {
+namespace {
+
+using test::random_dictionary;
+using test::random_rows;
+using test::reconstruct;
+using test::TempFolder;
+
+constexpr int64_t kRows = 301;  // divides by no mesh
+
+void write_rows(const std::string& folder, const at::Tensor& x_bd) {
+  make_folders(folder);
+  ShardWriter writer(folder + "/a.h5", {x_bd.size(1), DType::f32, "m", "h", "t", 0}, 64);
+  writer.append({x_bd.const_data_ptr<float>(), x_bd.size(0)});
+  writer.finish();
+}
+
+SavedDictionary shard_of_saved(const SavedDictionary& saved, const Mesh& mesh) {
+  SavedDictionary out = saved;
+  Dictionary& dictionary = out.dictionary;
+  dictionary.latents = shard_of(dictionary.n, mesh.feature_size(), mesh.feature_index);
+  for (at::Tensor* t : {&dictionary.w_enc_ld, &dictionary.w_dec_ld, &dictionary.b_enc_l})
+    *t = t->narrow(0, dictionary.latents.begin, dictionary.latents.size()).contiguous();
+  if (dictionary.tied()) dictionary.w_dec_ld = dictionary.w_enc_ld;
+  return out;
+}
+
+MetricReport by_formula(const SavedDictionary& saved, const at::Tensor& x_bd) {
+  const auto [z, x_hat] = reconstruct(saved, x_bd);
+  const at::Tensor norm = saved.dictionary.w_dec_ld.to(at::kDouble).norm(2, 1);
+  const at::Tensor near = x_hat.to(at::kFloat).contiguous();
+  const at::Tensor l0 = (z > 0).sum(1).contiguous(), fired = (z > 0).sum(0).contiguous();
+  const at::Tensor l1 = (at::mv(z, norm) / saved.normalization.scale).contiguous();
+  const int64_t n = saved.dictionary.n;
+  MetricSums sums(saved.dictionary.d, n, {0, n},
+                  mean_row(x_bd.const_data_ptr<float>(), kRows, x_bd.size(1)));
+  sums.add_rows(x_bd.const_data_ptr<float>(), near.const_data_ptr<float>(), kRows,
+                l0.const_data_ptr<int64_t>(), l1.const_data_ptr<double>());
+  sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(n)});
+  sums.set_decoder_norms({norm.const_data_ptr<double>(), static_cast<size_t>(n)});
+  return finish(totals_of(sums));
+}
+
+template <class Test>
+void on_every_mesh(Test&& test) {
+  Communicator& world = test_world();
+  for (int features = 1; features <= world.size(); ++features)
+    if (world.size() % features == 0) test(make_mesh(world, {world.size() / features, features}));
+}
+
+void expect_near(const MetricReport& got, const MetricReport& want, double tolerance) {
+  for (size_t i = 0; i < want.values.size(); ++i) {
+    const auto& [metric, value] = want.values[i];
+    if (metric->name == "explained_variance_legacy") continue;
+    EXPECT_NEAR(got.values[i].value, value, tolerance * std::max(1.0, std::abs(value)))
+        << metric->name;
+  }
+  EXPECT_EQ(got.density_histogram, want.density_histogram);
+}
+
+TEST(Evaluate, EveryMeshAndBatchGivesTheFormula) {
+  const TempFolder folder;  // each rank its own copy
+  for (const char* activation : {"topk", "relu"})
+    for (const char* decoder : {"linear", "tied"}) {
+      const SavedDictionary saved = random_dictionary(activation, decoder);
+      const at::Tensor x = random_rows(saved, kRows, 11);
+      const std::string at = folder / (std::string(activation) + decoder);
+      write_rows(at, x);
+      const ShardIndex data = ShardIndex::open(at);
+      const MetricReport want = by_formula(saved, x);
+      on_every_mesh([&](const Mesh& mesh) {
+        const SavedDictionary mine = shard_of_saved(saved, mesh);
+        for (int64_t batch : {64, 4096}) {
+          SCOPED_TRACE(std::string(activation) + " " + decoder + " on " + mesh.name());
+          expect_near(evaluate(mesh, mine.dictionary, mine.normalization, data, {0, batch}), want,
+                      1e-5);
+        }
+      });
+    }
+}
+
+// The numbers are those of the exported dictionary, whichever scale it was exported with.
+TEST(Evaluate, FoldingTheNormalisationInChangesNothing) {
+  const TempFolder folder;
+  const SavedDictionary saved = random_dictionary("topk", "linear");
+  write_rows(folder / "x", random_rows(saved, kRows, 11));
+  const ShardIndex data = ShardIndex::open(folder / "x");
+  on_every_mesh([&](const Mesh& mesh) {
+    const auto report = [&](const SavedDictionary& whole) {
+      const SavedDictionary mine = shard_of_saved(whole, mesh);
+      return evaluate(mesh, mine.dictionary, mine.normalization, data, {});
+    };
+    const MetricReport want = report(saved);
+    expect_near(report(folded(saved, ExportScale::unit)), want, 1e-5);
+    EXPECT_NEAR(report(folded(saved, ExportScale::trained))["l1"], want["l1"], 1e-4);
+  });
+}
+
+}  // namespace
+}  // namespace megadict

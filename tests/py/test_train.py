@@ -1,0 +1,199 @@
+"""The train command as a user meets it: meshes, resume, signals, crashes, bad data."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from training import held_out_fvu, metrics, run, same_bits, start, steps_logged, synth, train_words
+
+MESHES = [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (3, 2)]
+
+
+@pytest.fixture(scope="module")
+def data(megadict_bin, tmp_path_factory):
+    return synth(megadict_bin, tmp_path_factory.mktemp("data") / "acts")
+
+
+def mesh_words(shape):
+    return {"mesh__data": shape[0], "mesh__feature": shape[1]}
+
+
+def wait_for_step(run_dir, process, step, limit_s=120):
+    """Waits until the run has logged `step`; its own lines tell, no clock is trusted."""
+    end = time.monotonic() + limit_s
+    path = Path(run_dir) / "metrics.jsonl"
+    while time.monotonic() < end:
+        if path.exists() and any(done >= step for done in steps_logged(run_dir)):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached in {limit_s} s")
+
+
+@pytest.mark.parametrize("fields", [{}, {"model__activation": "relu", "model__l1_coefficient": 0.05},
+                                    {"model__decoder": "tied"}], ids=["topk", "relu", "tied"])
+def test_every_mesh_learns_the_same(megadict_bin, data, tmp_path, fields):
+    curves = {}
+    for shape in MESHES:
+        out = tmp_path / f"{shape[0]}x{shape[1]}"
+        done = run(megadict_bin, train_words(data, out, **fields, **mesh_words(shape)),
+                   ranks=shape[0] * shape[1])
+        assert done.returncode == 0, done.stderr
+        curves[shape] = [line["fvu"] for line in metrics(out) if "fvu" in line]
+        final = held_out_fvu(out)
+        assert final == pytest.approx(held_out_fvu(tmp_path / "1x1"), rel=5e-3), shape
+    for shape, curve in curves.items():
+        assert curve == pytest.approx(curves[1, 1], rel=1e-2), shape
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+def test_stop_by_usr1_and_resume_gives_the_same_bits(megadict_bin, data, tmp_path, shape):
+    ranks, long = shape[0] * shape[1], {"data__tokens": 101 * 1500, "optim__ema": 0.99}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    done = run(megadict_bin, train_words(data, whole, **long, **mesh_words(shape)), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    words = train_words(data, halves, **long, **mesh_words(shape), run__resume="auto")
+    process = start(megadict_bin, words, ranks=ranks)
+    wait_for_step(halves, process, 50)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, out + err
+    stopped = json.loads((next((halves / "checkpoints").glob("step_*")) / "state.json").read_text())
+    assert 0 < stopped["step"] < 1500
+    done = run(megadict_bin, words, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert same_bits(whole / "final", halves / "final")
+    assert steps_logged(halves) == steps_logged(whole)
+
+
+def test_term_saves_and_says_143(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    process = start(megadict_bin, train_words(data, out, data__tokens=101 * 100000))
+    wait_for_step(out, process, 10)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert list((out / "checkpoints").glob("step_*/state.json"))
+
+
+def test_resume_on_another_mesh(megadict_bin, data, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "moved"
+    more = {"data__tokens": 101 * 300, "checkpoint__every_steps": 100, "checkpoint__keep": 9}
+    assert run(megadict_bin, train_words(data, whole, **more)).returncode == 0
+    for step, shape in ((100, (3, 2)), (200, (2, 1))):
+        moved = tmp_path / f"moved_{step}"
+        checkpoint = whole / "checkpoints" / f"step_{step:09}"
+        words = train_words(data, moved, **more, **mesh_words(shape), run__resume=checkpoint)
+        done = run(megadict_bin, words, ranks=shape[0] * shape[1])
+        assert done.returncode == 0, done.stderr
+        assert f"step {step}" in done.stdout
+        assert held_out_fvu(moved) == pytest.approx(held_out_fvu(whole), rel=5e-3)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kill_9_at_any_instant_loses_nothing(megadict_bin, data, tmp_path, seed):
+    out = tmp_path / "run"
+    words = train_words(data, out, data__tokens=101 * 400, checkpoint__every_steps=1,
+                        run__resume="auto", **mesh_words((1, 2)))
+    process = start(megadict_bin, words, ranks=2)
+    wait_for_step(out, process, 10)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    victims = [int(p.name) for p in Path("/proc").glob("[0-9]*") if is_rank_of(p, out)]
+    if victims:
+        os.kill(random.Random(seed).choice(victims), signal.SIGKILL)
+    process.communicate(timeout=30)  # the other rank ends too
+    done = run(megadict_bin, words, ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert not list((out / "checkpoints").glob("*.tmp"))
+    assert held_out_fvu(out) < 0.5
+
+
+def is_rank_of(proc: Path, run_dir):
+    try:
+        words = (proc / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"mpirun" not in words[0] and str(run_dir).encode() in words
+
+
+def test_a_second_run_into_the_folder_is_refused(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    assert run(megadict_bin, train_words(data, out)).returncode == 0
+    before = sorted((p, p.stat().st_mtime_ns) for p in out.rglob("*"))
+    done = run(megadict_bin, train_words(data, out))
+    assert done.returncode == 2
+    assert done.stderr.count("megadict: ") == 1 and "run.resume" in done.stderr
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in out.rglob("*"))
+
+
+def test_resume_refuses_another_model_and_other_data(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    assert run(megadict_bin, train_words(data, out)).returncode == 0
+    other = run(megadict_bin, train_words(data, out, model__k=2, run__resume="auto"))
+    assert other.returncode == 2 and "model.k" in other.stderr
+    moved = synth(megadict_bin, tmp_path / "other", rows=9000, seed=2)
+    other = run(megadict_bin, train_words(moved, out, run__resume="auto"))
+    assert other.returncode in (2, 3) and other.stderr.count("megadict: ") == 1
+
+
+def test_init_from_starts_from_another_dictionary(megadict_bin, data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(megadict_bin, train_words(data, first, data__tokens=101 * 500)).returncode == 0
+    words = train_words(data, second, model__init_from=first, **mesh_words((2, 1)))
+    done = run(megadict_bin, words, ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert metrics(second)[0]["fvu"] < metrics(first)[0]["fvu"] / 2
+
+
+def test_dead_is_null_before_a_window_has_passed(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    words = train_words(data, out, dead__window_tokens=101 * 30)
+    assert run(megadict_bin, words).returncode == 0
+    dead = {line["step"]: line["dead_pct"] for line in metrics(out) if "dead_pct" in line}
+    assert dead[10] is None and dead[20] is None
+    assert dead[40] is not None and dead[60] is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1)])
+def test_a_row_that_is_not_finite_is_named(megadict_bin, data, tmp_path, shape):
+    bad = tmp_path / "bad"
+    shutil.copytree(data, bad)
+    shard = sorted(bad.glob("*.h5"))[0]
+    with h5py.File(shard, "r+") as file:
+        row = file["activations"][77]
+        row[3] = np.nan
+        file["activations"][77] = row
+    done = run(megadict_bin, train_words(bad, tmp_path / "run", data__tokens=19000,
+                                         **mesh_words(shape)), ranks=shape[0] * shape[1])
+    assert done.returncode == 3, done.stderr
+    assert shard.name in done.stderr and "77" in done.stderr
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+def test_divergence_exits_4_and_keeps_the_last_checkpoint(megadict_bin, data, tmp_path, shape):
+    from safetensors.numpy import load_file, save_file
+
+    out, ranks = tmp_path / "run", shape[0] * shape[1]
+    words = train_words(data, out, **mesh_words(shape), checkpoint__every_steps=30,
+                        run__resume="auto")
+    assert run(megadict_bin, words, ranks=ranks).returncode == 0
+    shutil.rmtree(out / "final")
+    shutil.rmtree(out / "checkpoints" / "step_000000060")
+    # Weights that overflow as soon as they are used.
+    kept = out / "checkpoints" / "step_000000030"
+    for part in kept.glob("part_*.safetensors"):
+        tensors = load_file(part)
+        save_file({**tensors, "W_enc": np.full_like(tensors["W_enc"], 3e38)}, part)
+    done = run(megadict_bin, words, ranks=ranks)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "step 30" in done.stderr and str(kept) in done.stderr and "data rows" in done.stderr
+    assert [p.name for p in (out / "checkpoints").iterdir()] == [kept.name]
+    assert not (out / "final").exists()
