@@ -5,9 +5,11 @@
 #include "app/fields.h"
 #include "app/plan.h"
 #include "app/settings.h"
+#include "app/together.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/range.h"
+#include "data/shard_index.h"
 
 namespace megadict {
 
@@ -17,7 +19,7 @@ struct PlanOptions {
   int64_t width = 0;
   int64_t rows = 0;
   int ranks = 0;
-  std::string dtype = "float32";
+  std::string dtype;
 };
 
 OptionSet options(Config& config, PlanOptions& own) {
@@ -25,16 +27,31 @@ OptionSet options(Config& config, PlanOptions& own) {
       .command = "plan",
       .summary = "Memory, bytes on the wire and disk of a configuration, without running it.",
       .fields = fields_of(config),
-      .config_file = true,
-      .required = {"width"}};
+      .config_file = true};
   set.fields.insert(
       set.fields.end(),
-      {{"width", &own.width, "", "width of the activations, d", between(1, 1e6)},
-       {"rows", &own.rows, "rows", "of the data set; 0 = not known", between(0, 1e15)},
+      {{"width", &own.width, "", "of the activations, d; default that of data.path",
+        between(1, 1e6)},
+       {"rows", &own.rows, "rows", "of the data set; 0 = those of data.path", between(0, 1e15)},
        {"ranks", &own.ranks, "ranks", "of the mesh; 0 = mesh.data x mesh.feature, else those here",
         between(0, 1048576)},
-       {"dtype", &own.dtype, "", "of the shards", one_of({"float32", "float16", "bfloat16"})}});
+       {"dtype", &own.dtype, "", "of the shards; default that of data.path, else float32",
+        one_of({"float32", "float16", "bfloat16"})}});
   return set;
+}
+
+// What nobody gave is read from the shards, if there are any.
+void look_at_data(const std::string& path, PlanOptions& own) {
+  if (own.width == 0 && path.empty())
+    fail_agreed(ExitCode::usage, "neither --width nor --data.path was given: how wide are rows?",
+                "megadict plan --help");
+  if (own.width == 0) {
+    const ShardIndex index = ShardIndex::open(path);
+    own.width = index.width();
+    if (own.rows == 0) own.rows = index.rows();
+    if (own.dtype.empty()) own.dtype = name_of(index.facts().dtype);
+  }
+  if (own.dtype.empty()) own.dtype = "float32";
 }
 
 int planned_ranks(const PlanOptions& own, const MeshConfig& mesh, int here) {
@@ -121,6 +138,7 @@ int run_plan(Launch& launch, const Args& args) {
   settings.sources = read_options(options(settings.config, own), args);
   check_config(settings.config);
   const DataConfig& data = settings.config.data;
+  rank_zero_first(launch.world(), [&] { look_at_data(data.path, own); });
   DataFacts facts{.width = own.width, .rows = own.rows};
   facts.ranks = planned_ranks(own, settings.config.mesh, launch.facts().ranks);
   facts.tokens = own.rows / data.batch_size * data.batch_size;
