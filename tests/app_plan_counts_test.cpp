@@ -46,7 +46,8 @@ Counts counted(const Config& config, const ShardIndex& data, bool all_dead) {
   world.reset_counts();
   mesh.feature->reset_counts();
   mesh.data->reset_counts();
-  train_step(mesh, job.step, stream, false, state, workspace);
+  train_step(
+      mesh, job.step, [&] { return stream.next(); }, false, state, workspace);
   Counts counts;
   for (const Communicator* axis : {&world, mesh.feature.get(), mesh.data.get()})
     add_counts(*axis, counts);
