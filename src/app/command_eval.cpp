@@ -8,15 +8,14 @@
 #include "app/commands.h"
 #include "app/options.h"
 #include "app/together.h"
+#include "app/truth.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "comm/mesh.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
-#include "eval/matching.h"
 #include "io/file.h"
 #include "io/json_file.h"
-#include "io/safetensors.h"
 #include "model/formats.h"
 #include "model/saved.h"
 
@@ -87,24 +86,6 @@ Judged load_dictionary(const EvalOptions& own, const Mesh& mesh) {
   return {folder, load_saved(folder, own.weights, parts, index)};
 }
 
-at::Tensor true_dictionary(const std::string& folder, int64_t width) {
-  const SafetensorsFile file = SafetensorsFile::open(folder + "/truth.safetensors");
-  const SafetensorsEntry& entry = file.at("W_dec");
-  if (entry.shape.size() != 2 || entry.shape[1] != width)
-    fail(ExitCode::bad_data, fmt::format("{} holds rows of another width than the dictionary's {}",
-                                         in_quotes(file.path()), width));
-  return at::tensor(file.read_as_float(entry)).view(entry.shape);
-}
-
-// Adds the scores against the planted dictionary; every rank computes the same.
-void judge_against_truth(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& truth,
-                         nlohmann::ordered_json& json) {
-  const at::Tensor learned = at::tensor(gather_decoder(mesh, dictionary)).view({-1, dictionary.d});
-  const DictionaryScores scores = compare_dictionaries(truth, learned);
-  say(scores_text(scores));
-  json["truth"] = scores_json(scores);
-}
-
 }  // namespace
 
 std::string help_eval() {
@@ -124,7 +105,7 @@ int run_eval(Launch& launch, const Args& args) {
   rank_zero_first(launch.world(), [&] {
     judged = load_dictionary(own, mesh);
     data = ShardIndex::open(held_out(own.data));
-    if (!own.truth.empty()) truth = true_dictionary(own.truth, judged.saved.dictionary.d);
+    if (!own.truth.empty()) truth = read_truth(own.truth, judged.saved.dictionary.d);
   });
   const Dictionary& dictionary = judged.saved.dictionary;
   if (dictionary.d != data.width())
@@ -140,7 +121,7 @@ int run_eval(Launch& launch, const Args& args) {
   json["step"] = judged.saved.step;
   json["tokens"] = judged.saved.tokens;
   say(metrics_text(report));
-  if (truth.defined()) judge_against_truth(mesh, dictionary, truth, json);
+  if (truth.defined()) json["truth"] = judge_against_truth(mesh, dictionary, truth);
   if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);
   return 0;
 }

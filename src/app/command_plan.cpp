@@ -30,8 +30,7 @@ OptionSet options(Config& config, PlanOptions& own) {
       .config_file = true};
   set.fields.insert(
       set.fields.end(),
-      {{"width", &own.width, "", "of the activations, d; default that of data.path",
-        between(1, 1e6)},
+      {{"d", &own.width, "", "width of the rows; default that of data.path", between(1, 1e6)},
        {"rows", &own.rows, "rows", "of the data set; 0 = those of data.path", between(0, 1e15)},
        {"ranks", &own.ranks, "ranks", "of the mesh; 0 = mesh.data x mesh.feature, else those here",
         between(0, 1048576)},
@@ -43,7 +42,7 @@ OptionSet options(Config& config, PlanOptions& own) {
 // What nobody gave is read from the shards, if there are any.
 void look_at_data(const std::string& path, PlanOptions& own) {
   if (own.width == 0 && path.empty())
-    fail_agreed(ExitCode::usage, "neither --width nor --data.path was given: how wide are rows?",
+    fail_agreed(ExitCode::usage, "neither --d nor --data.path was given: how wide are rows?",
                 "megadict plan --help");
   if (own.width == 0) {
     const ShardIndex index = ShardIndex::open(path);

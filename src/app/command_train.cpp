@@ -4,6 +4,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "app/commands.h"
@@ -11,12 +12,14 @@
 #include "app/run_folder.h"
 #include "app/settings.h"
 #include "app/together.h"
+#include "app/truth.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stop_request.h"
 #include "data/norm_filter.h"
 #include "data/row_reader.h"
 #include "io/file.h"
+#include "io/json_file.h"
 #include "model/saved.h"
 #include "train/loop.h"
 
@@ -113,6 +116,33 @@ DataIdentity identity_of(const TrainData& data) {
           facts.layer};
 }
 
+// Other folders that the settings name, looked at before anything is written. Returns the planted
+// dictionary of eval.truth, undefined without one.
+at::Tensor read_other_folders(Communicator& world, const Config& config, const StartPoint& start,
+                              int64_t width) {
+  at::Tensor truth_nd;
+  rank_zero_first(world, [&] {
+    if (start.checkpoint.empty() && !config.model.init_from.empty())
+      find_checkpoint(config.model.init_from);
+    if (!config.eval.truth.empty()) truth_nd = read_truth(config.eval.truth, width);
+  });
+  return truth_nd;
+}
+
+// eval.truth: the finished dictionary against the planted one, also into final/eval.json.
+void judge_final(const Mesh& mesh, const TrainJob& job, const at::Tensor& truth_nd) {
+  const std::string folder = job.run.dir + "/final";
+  SavedDictionary saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index);
+  saved.dictionary.w_dec_ld = saved.dictionary.w_dec_ld.to(job.device);
+  const nlohmann::ordered_json scores = judge_against_truth(mesh, saved.dictionary, truth_nd);
+  if (mesh.world->rank() != 0) return;
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  const std::string path = folder + "/eval.json";
+  if (file_exists(path)) json = nlohmann::ordered_json::parse(read_file(path));
+  json["truth"] = scores;
+  write_json(path, json);
+}
+
 }  // namespace
 
 std::string help_train() {
@@ -133,26 +163,28 @@ int run_train(Launch& launch, const Args& args) {
   const TrainData data = open_data(launch.world(), settings);
   const BatchPlan plan = settle(settings, data, launch.facts().ranks);
   report_differences(start, settings);
-  if (start.checkpoint.empty() && !config.model.init_from.empty())
-    rank_zero_first(launch.world(), [&] { find_checkpoint(config.model.init_from); });
+  const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const at::Device device = training_device(config.run, launch.facts());
   const Mesh mesh =
       make_mesh(launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu), config.mesh);
   write_run_folder(launch, settings, args);
-  TrainJob job{.data_config = config.data,
-               .model = config.model,
-               .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
-               .run = config.run,
-               .log = config.log,
-               .checkpoint = config.checkpoint,
-               .eval = config.eval,
-               .device = device,
-               .data = &data.rows,
-               .plan = &plan,
-               .eval_data = data.held_out ? &*data.held_out : nullptr,
-               .identity = identity_of(data),
-               .resume_from = start.checkpoint};
-  return static_cast<int>(run_training(mesh, job));
+  const TrainJob job{
+      .data_config = config.data,
+      .model = config.model,
+      .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
+      .run = config.run,
+      .log = config.log,
+      .checkpoint = config.checkpoint,
+      .eval = config.eval,
+      .device = device,
+      .data = &data.rows,
+      .plan = &plan,
+      .eval_data = data.held_out ? &*data.held_out : nullptr,
+      .identity = identity_of(data),
+      .resume_from = start.checkpoint};
+  const ExitCode code = run_training(mesh, job);
+  if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);
+  return static_cast<int>(code);
 }
 
 }  // namespace megadict

@@ -38,7 +38,7 @@ def acts(megadict_bin, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "acts"
     made = call(
         megadict_bin,
-        ["data", "synth", "--out", str(folder), "--rows", "500", "--width", "16", "--n_latents", "32",
+        ["data", "synth", "--out", str(folder), "--rows", "500", "--d", "16", "--n_latents", "32",
          "--eval_fraction", "0.1"],
         folder.parent,
     )  # fmt: skip
@@ -128,6 +128,7 @@ COMBINATIONS = [
     (["--data.batch_size", "451"], "data.batch_size is 451"),
     (["--run.resume", "nowhere"], "run.resume = 'nowhere': no checkpoint"),
     (["--model.init_from", "nowhere"], "no dictionary at 'nowhere'"),
+    (["--run.device", "cuda"], "run.device cuda"),
 ]
 
 
@@ -192,6 +193,11 @@ def bad_shards(place: Path, kind: str) -> str:
     return kind
 
 
+def test_truth_that_is_not_there(megadict_bin, place):
+    args = ["train", "--data.path", "acts", "--run.dir", "run", "--data.batch_size", "128"]
+    refused(megadict_bin, place, [*args, "--eval.truth", "acts/eval"], BAD_DATA, "truth.safetensors")
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "torn"])
 def test_bad_data(megadict_bin, place, kind):
     path = bad_shards(place, kind)
@@ -202,7 +208,7 @@ def test_bad_data(megadict_bin, place, kind):
 
 
 def test_held_out_rows_of_another_width(megadict_bin, place):
-    args = ["data", "synth", "--out", "narrow", "--rows", "100", "--width", "8", "--eval_fraction", "0"]
+    args = ["data", "synth", "--out", "narrow", "--rows", "100", "--d", "8", "--eval_fraction", "0"]
     assert call(megadict_bin, args, place).returncode == 0
     args = ["train", "--data.path", "acts", "--data.eval_path", "narrow", "--run.dir", "run"]
     refused(megadict_bin, place, args, BAD_DATA, "'narrow' holds rows of width 8", "'acts' of width 16")
@@ -238,10 +244,10 @@ def test_run_folder_that_holds_a_run(megadict_bin, place):
         (["data", "import", "none.npy", "--out", "o"], BAD_DATA, "none.npy"),
         (["data", "shuffle", "none", "--out", "o"], BAD_DATA, "none"),
         (["data", "shuffle", "acts", "--out", "acts"], USAGE, "acts"),
-        (["plan"], USAGE, "neither --width nor --data.path"),
+        (["plan"], USAGE, "neither --d nor --data.path"),
         (["plan", "--data.path", "none"], BAD_DATA, "none"),
-        (["plan", "--width", "0"], USAGE, "width = '0'"),
-        (["plan", "--width", "16", "--ranks", "6", "--mesh.data", "4"], USAGE, "does not divide 6 ranks"),
+        (["plan", "--d", "0"], USAGE, "d = '0'"),
+        (["plan", "--d", "16", "--ranks", "6", "--mesh.data", "4"], USAGE, "does not divide 6 ranks"),
     ],
     ids=named,
 )
