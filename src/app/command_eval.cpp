@@ -121,7 +121,7 @@ int run_eval(Launch& launch, const Args& args) {
   json["step"] = judged.saved.step;
   json["tokens"] = judged.saved.tokens;
   say(metrics_text(report));
-  if (truth.defined()) json["truth"] = judge_against_truth(mesh, dictionary, truth);
+  if (truth.defined()) json.update(judge_against_truth(mesh, dictionary, truth));
   if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);
   return 0;
 }

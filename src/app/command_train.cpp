@@ -139,7 +139,7 @@ void judge_final(const Mesh& mesh, const TrainJob& job, const at::Tensor& truth_
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   const std::string path = folder + "/eval.json";
   if (file_exists(path)) json = nlohmann::ordered_json::parse(read_file(path));
-  json["truth"] = scores;
+  json.update(scores);
   write_json(path, json);
 }
 
