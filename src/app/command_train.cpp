@@ -157,6 +157,9 @@ int run_train(Launch& launch, const Args& args) {
   check_config(config);
   start_watchdog(config.debug);
   install_stop_handlers();
+  // A device that is not there is said before anything is read.
+  const at::Device device = training_device(config.run, launch.facts());
+  Communicator& world = launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu);
   const StartPoint start = find_start(launch.world(), config.run);
   adopt_start(start, settings);
   settle_threads(settings, launch.facts());
@@ -164,9 +167,7 @@ int run_train(Launch& launch, const Args& args) {
   const BatchPlan plan = settle(settings, data, launch.facts().ranks);
   report_differences(start, settings);
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
-  const at::Device device = training_device(config.run, launch.facts());
-  const Mesh mesh =
-      make_mesh(launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu), config.mesh);
+  const Mesh mesh = make_mesh(world, config.mesh);
   write_run_folder(launch, settings, args);
   const TrainJob job{
       .data_config = config.data,
