@@ -42,7 +42,8 @@ TEST(Safetensors, RoundTripsEveryTypeAndTheMetadata) {
     EXPECT_EQ(entry.begin % static_cast<int64_t>(size_of(tensor.data.dtype)), 0);
     std::vector<unsigned char> back(tensor.data.bytes());
     file.read(entry, {back.data(), tensor.data.count, tensor.data.dtype, Device::cpu});
-    EXPECT_EQ(std::memcmp(back.data(), bytes.data(), back.size()), 0) << tensor.name;
+    EXPECT_TRUE(back.empty() || std::memcmp(back.data(), bytes.data(), back.size()) == 0)
+        << tensor.name;
   }
   std::vector<float> row(3);
   file.read_rows(file.at("float32"), {1, 2}, view_of(row.data(), 3));
