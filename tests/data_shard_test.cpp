@@ -156,6 +156,19 @@ TEST(Shard, FlippedByteNamesFileChunkAndRows) {
                     HasSubstr("data verify")));
 }
 
+// Fletcher-32 of zeros is zero, so a chunk that a crash left as a hole would pass by itself.
+TEST(Shard, ChunkLostToZerosIsSeen) {
+  const TempFolder folder;
+  write_shards(folder.path(), {10});
+  const int64_t offset = Hdf5File::open(folder / "a.h5").chunk_offset("activations", 3);
+  std::string bytes = read_file(folder / "a.h5");
+  std::fill_n(bytes.begin() + offset, 3 * 4 * sizeof(float) + 4, '\0');
+  write_file_atomic(folder / "a.h5", bytes);
+  std::vector<float> row(4);
+  EXPECT_THAT(error_of([&] { read_rows(ShardIndex::open(folder.path()), {4}, row.data()); }).line(),
+              HasSubstr("a.h5': chunk 1 (rows 3 to 6) does not match its checksum"));
+}
+
 TEST(Shard, TruncatedFileIsNamed) {
   const TempFolder folder;
   write_shards(folder.path(), {100, 10}, {.width = 40});

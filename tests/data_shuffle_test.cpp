@@ -96,9 +96,9 @@ TEST(Info, ListsShardsTotalsAndNorms) {
   const std::vector<std::string> lines = data_info(folder.path());
   EXPECT_THAT(lines, Contains(AllOf(HasSubstr("b.h5"), HasSubstr("20"), HasSubstr("float32"),
                                     HasSubstr("tokens,position,document,norm"))));
-  EXPECT_THAT(lines, Contains(HasSubstr("rows         30 in 11 chunks of 2 shards")));
+  EXPECT_THAT(lines, Contains(HasSubstr("rows         30 in 11 chunks, shards: 2")));
   EXPECT_THAT(lines, Contains(HasSubstr("norm         mean")));
-  EXPECT_THAT(lines, Contains(HasSubstr("eval         7 rows in 1 shards")));
+  EXPECT_THAT(lines, Contains(HasSubstr("eval         7 rows, shards: 1")));
 }
 
 TEST(Info, ShowsShardsThatDisagreeOrAreBroken) {

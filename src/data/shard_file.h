@@ -5,7 +5,8 @@
 //   norm [rows] float32     optional: Euclidean norm of each row
 //   tokens, position, document [rows] uint32   optional
 //   chunk_checksum [chunks] uint32             optional: the chunks' checksums once more, so that
-//                           a data set is fingerprinted without touching every chunk
+//                           a data set is fingerprinted without touching every chunk, and a chunk
+//                           lost to zeros or to another chunk is seen
 //   attributes of "/"       megadict_version, model, hook, layer, tokenizer, d_in, dtype, rows
 //
 // Any HDF5 program can write it: h5py with chunks=(r, d), fletcher32=True. Chunks are read raw and
@@ -51,6 +52,7 @@ class ShardFile {
   Hdf5File file_;
   DatasetFacts facts_;
   int64_t rows_ = 0, chunk_rows_ = 0;
+  std::vector<uint32_t> table_;  // chunk_checksum; empty where the file has none
 };
 
 // The shards of a data set, opened when needed; only the most recently used stay open. For one

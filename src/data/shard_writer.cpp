@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/version.h"
 #include "data/rows.h"
 #include "io/file.h"
 #include "io/fletcher32.h"
@@ -64,11 +65,13 @@ void ShardWriter::append(const ShardRows& rows) {
 }
 
 void ShardWriter::create_datasets(int64_t chunk_rows) {
+  // A shard smaller than a chunk gets columns of its own length.
+  const int64_t column_rows = chunk_rows < chunk_rows_ ? chunk_rows : kColumnChunkRows;
   chunk_rows_ = chunk_rows;
   file_->create_dataset("activations", {0, facts_.width}, facts_.dtype, chunk_rows, true);
-  file_->create_dataset("norm", {0}, DType::f32, kColumnChunkRows, true);
+  file_->create_dataset("norm", {0}, DType::f32, column_rows, true);
   for (const Column& column : columns_)
-    if (column.used) file_->create_dataset(column.name, {0}, DType::u32, kColumnChunkRows, true);
+    if (column.used) file_->create_dataset(column.name, {0}, DType::u32, column_rows, true);
 }
 
 // One chunk, the last one padded with zeros; the checksum is our own, so that no filter runs.
@@ -98,7 +101,7 @@ void ShardWriter::finish() {
   const auto chunks = static_cast<int64_t>(checksums_.size());
   file_->create_dataset("chunk_checksum", {chunks}, DType::u32);
   file_->write_rows("chunk_checksum", {0, chunks}, view_of(checksums_.data(), chunks));
-  file_->set("/", "megadict_version", MEGADICT_VERSION);
+  file_->set("/", "megadict_version", std::string(version()));
   file_->set("/", "model", facts_.model);
   file_->set("/", "hook", facts_.hook);
   file_->set("/", "layer", facts_.layer);

@@ -83,9 +83,10 @@ std::optional<double> Hdf5File::real(const std::string& object, const std::strin
 void Hdf5File::set(const std::string& object, const std::string& name, const std::string& value) {
   const Call call;
   const Id type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type.get(), value.size() + 1);
+  H5Tset_size(type.get(), H5T_VARIABLE);  // which h5py gives back as a text, not as bytes
   H5Tset_cset(type.get(), H5T_CSET_UTF8);
-  state_->check_write(write_attribute(state_->file.get(), object, name, type.get(), value.c_str()));
+  const char* text = value.c_str();
+  state_->check_write(write_attribute(state_->file.get(), object, name, type.get(), &text));
 }
 
 void Hdf5File::set(const std::string& object, const std::string& name, int64_t value) {
