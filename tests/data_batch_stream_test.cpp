@@ -164,6 +164,19 @@ TEST_F(StreamErrors, FileRemovedUnderway) {
   EXPECT_THAT(error.line(), HasSubstr("a.h5': No such file"));
 }
 
+// The training loop samples, evaluates and asks the plan while the reader thread works.
+TEST_F(StreamErrors, OtherThreadsMayReadTheSameDataMeanwhile) {
+  write_shards(folder_.path(), {100, 100});
+  const ShardIndex index = ShardIndex::open(folder_.path());
+  const BatchPlan plan(index, config(), 1);
+  BatchStream stream(index, plan, 1, 1, 0, 0, 0, 2);
+  for (int64_t step = 0; step < plan.steps(); ++step) {
+    std::vector<float> rows(20 * 4);
+    read_rows(index, plan.sample(20), rows.data());
+    EXPECT_EQ(stream.next().row_ids, plan.rows(step, 0));
+  }
+}
+
 TEST_F(StreamErrors, LeavingEarlyDoesNotHang) {
   write_shards(folder_.path(), {100});
   const ShardIndex index = ShardIndex::open(folder_.path());
