@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <set>
 
@@ -16,6 +15,7 @@
 #include "io/hdf5_file.h"
 #include "io/safetensors.h"
 #include "support/shards.h"
+#include "support/shared_data.h"
 #include "support/temp_folder.h"
 
 namespace megadict {
@@ -290,9 +290,7 @@ TEST_F(Import, RefusesWhatItCannotRead) {
 
 // The real activations beside the project: raw float32, so the test adds a .npy header.
 TEST_F(Import, RealActivations) {
-  const char* given = std::getenv("MEGADICT_SHARED_DATA");
-  const std::string data = given != nullptr ? given : MEGADICT_SOURCE_DIR "/../shared/data";
-  const std::string raw = data + "/tinylm-activations/resid_post_layer2_65536x128_f32.bin";
+  const std::string raw = shared_data("tinylm-activations/resid_post_layer2_65536x128_f32.bin");
   if (!file_exists(raw)) GTEST_SKIP() << "no real activations at '" << raw << "'";
   const std::string bytes = read_file(raw);
   write_npy(folder_ / "real.npy", "<f4", "(65536, 128)", bytes.data(), bytes.size());

@@ -18,12 +18,12 @@ struct Outcome {
 };
 
 Outcome train(const Case& c, Communicator& world, const MeshConfig& shape) {
-  Bench bench(c, world, shape);
+  Bench bench(c, small_problem(c), world, shape);
   bench.config.total_steps = kSteps;
   StepWorkspace workspace = make_workspace(bench.state);
   Outcome out;
   for (int step = 0; step < kSteps; ++step) {
-    bench.x = random({c.batch, kWidth}, 100 + static_cast<uint64_t>(step));
+    bench.problem.x_bd = random(bench.problem.x_bd.sizes(), 100 + static_cast<uint64_t>(step));
     int64_t index = 0;
     const StepResult result = train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, true, bench.state,

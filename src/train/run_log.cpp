@@ -13,6 +13,17 @@ namespace megadict {
 
 using nlohmann::ordered_json;
 
+namespace {
+
+// SAELens' names of what the held-out densities say (its own come from a window of training).
+constexpr std::pair<const char*, const char*> kDensityNames[] = {
+    {"metrics/mean_log10_feature_sparsity", "mean_log10_density"},
+    {"sparsity/below_1e-5", "density_below_1e-5"},
+    {"sparsity/below_1e-6", "density_below_1e-6"},
+};
+
+}  // namespace
+
 RunLog::RunLog(const Mesh& mesh, const TrainJob& job) : mesh_(mesh), job_(job) {}
 
 double RunLog::comm_seconds() const {
@@ -92,6 +103,7 @@ void RunLog::evaluation(const TrainState& state, const MetricReport& report, boo
   line["tokens"] = state.tokens;
   for (const char* name : {"fvu", "explained_variance", "l0", "dead_pct"})
     line[std::string("eval/") + name] = out[name];
+  for (const auto& [theirs, ours] : kDensityNames) line[theirs] = out[ours];
   metrics_->append(line);
   say(fmt::format("held-out: fvu {:.5f}, l0 {:.2f}, {:.2f} % of the latents never fire on {} rows",
                   report["fvu"], report["l0"], report["dead_pct"], out["rows"].get<int64_t>()));

@@ -43,6 +43,8 @@ def test_run_folder_says_what_ran(run):
     assert (run / "final" / "state.json").exists()
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1]["tokens"] == 59904 and steps[-1]["eval/fvu"] < 0.2
+    assert steps[-1]["metrics/mean_log10_feature_sparsity"] < 0
+    assert steps[-1]["sparsity/below_1e-6"] <= steps[-1]["sparsity/below_1e-5"]
 
 
 def test_eval_against_the_planted_dictionary(megadict_bin, place, run):

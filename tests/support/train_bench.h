@@ -13,69 +13,100 @@
 
 namespace megadict {
 
+inline at::Tensor random(at::IntArrayRef shape, uint64_t seed) {
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  return at::randn(shape, generator);
+}
+
+// What is learnt from: the whole dictionary at the start and the global batch.
+struct Problem {
+  int64_t k, k_aux;
+  double l1, var_total;
+  at::Tensor w_enc_nd, w_dec_nd, b_enc_n, b_dec_d;
+  at::Tensor x_bd;
+  // Dead: every third latent of the whole dictionary, whatever the shard.
+  at::Tensor dead_n() const { return at::arange(w_dec_nd.size(0)).remainder(3).eq(0); }
+};
+
 struct Case {
   const char* name;
   const char* activation;
   const char* decoder;
   int64_t batch, micro;
   double auxk_alpha;
+  bool relu() const { return std::string(activation) == "relu"; }
+  bool tied() const { return std::string(decoder) == "tied"; }
 };
 
-inline constexpr int64_t kLatents = 131, kWidth = 24, kActive = 5, kAux = 9;
-inline constexpr double kL1 = 0.3;
-
-inline at::Tensor random(at::IntArrayRef shape, uint64_t seed) {
-  at::Generator generator = at::detail::createCPUGenerator(seed);
-  return at::randn(shape, generator);
+inline at::Tensor unit_rows(const at::Tensor& rows) {
+  return rows / rows.norm(2, {1}, true);
 }
 
-// The same dictionary for every mesh: this rank's rows of it.
-inline Dictionary shard_of_fixed(const Case& c, const Mesh& mesh) {
-  const Range latents = shard_of(kLatents, mesh.feature_size(), mesh.feature_index);
+// Gaussian rows, sizes that divide by nothing.
+inline Problem small_problem(const Case& c) {
+  constexpr int64_t n = 131, d = 24;
+  Problem p{5,
+            9,
+            0.3,
+            20,
+            random({n, d}, 2),
+            unit_rows(random({n, d}, 1)),
+            random({n}, 3) * 0.1,
+            random({d}, 4) * 0.3,
+            random({c.batch, d}, 5)};
+  if (c.tied()) p.w_enc_nd = p.w_dec_nd;
+  return p;
+}
+
+// This rank's rows of the problem's dictionary.
+inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& mesh) {
+  const int64_t n = p.w_dec_nd.size(0), d = p.w_dec_nd.size(1);
+  const Range latents = shard_of(n, mesh.feature_size(), mesh.feature_index);
   const int64_t padded = ceil_div(latents.size(), mesh.data_size()) * mesh.data_size();
   ModelConfig model;
   model.activation = c.activation;
   model.decoder = c.decoder;
-  model.k = kActive;
-  model.n_latents = kLatents;
-  model.l1_coefficient = kL1;
-  Dictionary out = empty_dictionary(model, kLatents, kWidth, latents, padded, at::kCPU);
+  model.k = p.k;
+  model.n_latents = n;
+  model.l1_coefficient = p.l1;
+  Dictionary out = empty_dictionary(model, n, d, latents, padded, at::kCPU);
   const auto rows = [&](const at::Tensor& all) {
     return all.narrow(0, latents.begin, latents.size());
   };
-  const at::Tensor w_dec = random({kLatents, kWidth}, 1);
-  out.w_dec_ld.copy_(rows(w_dec / w_dec.norm(2, {1}, true)));
-  if (!out.tied()) out.w_enc_ld.copy_(rows(random({kLatents, kWidth}, 2)));
-  out.b_enc_l.copy_(rows(random({kLatents}, 3) * 0.1));
-  out.b_dec_d.copy_(random({kWidth}, 4) * 0.3);
+  out.w_dec_ld.copy_(rows(p.w_dec_nd));
+  if (!out.tied()) out.w_enc_ld.copy_(rows(p.w_enc_nd));
+  out.b_enc_l.copy_(rows(p.b_enc_n));
+  out.b_dec_d.copy_(p.b_dec_d);
   return out;
 }
 
+// A training state on a mesh, one step before an update.
 struct Bench {
   Mesh mesh;
+  Problem problem;
   TrainState state;
   StepConfig config;
-  at::Tensor x;  // the global batch
 
-  Bench(const Case& c, Communicator& world, const MeshConfig& shape)
-      : mesh(make_mesh(world, shape)), x(random({c.batch, kWidth}, 5)) {
-    state.dictionary = shard_of_fixed(c, mesh);
-    state.var_total = 20;
+  static constexpr int64_t kWindow = 1000;  // tokens after which a latent is dead
+
+  Bench(const Case& c, const Problem& p, Communicator& world, const MeshConfig& shape)
+      : mesh(make_mesh(world, shape)), problem(p) {
+    state.dictionary = shard_of_fixed(c, p, mesh);
+    state.var_total = p.var_total;
     reset_optimiser(mesh, false, state);
-    state.tokens = 1000;
-    state.tokens_since_fired_l.slice(0, 0, c10::nullopt, 3).fill_(1000);
-    // Every third latent of the whole dictionary, whatever the shard.
-    for (int64_t l = 0; l < state.dictionary.latents.size(); ++l)
-      state.tokens_since_fired_l[l] = (state.dictionary.latents.begin + l) % 3 == 0 ? 1000 : 0;
+    state.tokens = kWindow;
+    const Range own = state.dictionary.latents;
+    state.tokens_since_fired_l.copy_(p.dead_n().narrow(0, own.begin, own.size()) * kWindow);
     config.optim.lr = 1e-3;
     config.optim.warmup_steps = 0;
     config.optim.decay_fraction = 0;
-    config.dead = {c.auxk_alpha, kAux, 500};
+    config.dead = {c.auxk_alpha, p.k_aux, kWindow};
     config.total_steps = 10;
   }
 
   MicroBatch micro(const Case& c, int64_t index) const {
     MicroBatch out;
+    const int64_t width = problem.x_bd.size(1);
     const int64_t size = c.micro > 0 ? c.micro : c.batch, begin = index * size;
     out.micro = index;
     out.batch_rows = c.batch;
@@ -83,22 +114,22 @@ struct Bench {
     out.last_of_step = begin + out.rows == c.batch;
     out.part = row_part(out.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                         mesh.feature_index);
-    out.data.resize(static_cast<size_t>(out.part.slot * kWidth) * sizeof(float));
+    out.data.resize(static_cast<size_t>(out.part.slot * width) * sizeof(float));
     const int64_t owned = out.part.owned.size();
     const int64_t first = begin + out.part.row_range.begin + out.part.owned.begin;
     for (int64_t i = 0; i < owned; ++i) out.row_ids.push_back(first + i);
     if (owned > 0)
-      std::memcpy(out.data.data(), x.const_data_ptr<float>() + first * kWidth,
-                  static_cast<size_t>(owned * kWidth) * sizeof(float));
+      std::memcpy(out.data.data(), problem.x_bd.const_data_ptr<float>() + first * width,
+                  static_cast<size_t>(owned * width) * sizeof(float));
     return out;
   }
 
   GenericLoss oracle(const Case& c) const {
     Case whole = c;
     whole.micro = 0;
-    const Rows rows = gather_rows(mesh, micro(whole, 0), kWidth, {}, at::kCPU);
-    GenericArgs args{state.var_total, c.batch, std::string(c.activation) == "relu" ? kL1 : 0.0,
-                     c.auxk_alpha,    kAux,    state.tokens_since_fired_l.ge(500)};
+    const Rows rows = gather_rows(mesh, micro(whole, 0), problem.x_bd.size(1), {}, at::kCPU);
+    GenericArgs args{state.var_total, c.batch,       c.relu() ? problem.l1 : 0.0,
+                     c.auxk_alpha,    problem.k_aux, state.tokens_since_fired_l.ge(kWindow)};
     return generic_loss(mesh, state.dictionary, rows, args);
   }
 };
