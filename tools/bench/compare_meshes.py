@@ -50,18 +50,18 @@ def megadict(options, ranks: int, words: list) -> None:
         raise ToolError(done.returncode, f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
 
 
-def train_words(options, setting: str, run: Path, tokens: int) -> list:
+def train_words(options, setting: str, run: Path, tokens: int, lr: float) -> list:
     return ["train", "--data.path", options.data, "--run.dir", run, "--model.n_latents", options.n,
             "--model.k", options.k, "--data.batch_size", options.batch, "--data.tokens", tokens,
-            "--data.last_batch", "keep", "--optim.lr", options.lr, "--log.every_steps", 1,
+            "--data.last_batch", "keep", "--optim.lr", lr, "--log.every_steps", 1,
             "--run.threads", options.threads, *SETTINGS[setting]]
 
 
 def common_start(options, setting: str) -> Path:
     """A dictionary as training starts it, but that many of its latents never fire."""
     start = options.out / f"{setting}.start"
-    megadict(options, 1, [*train_words(options, setting, start, options.batch), "--optim.lr",
-                          1e-12, "--eval.tokens", 64])
+    one_step = train_words(options, setting, start, options.batch, lr=1e-12)
+    megadict(options, 1, [*one_step, "--eval.tokens", 64])
     part = start / "final" / "part_00_of_01.safetensors"
     tensors = load_file(part)
     with safe_open(part, "numpy") as file:
@@ -90,8 +90,9 @@ def train(options, setting: str, mesh: str, start: Path, rows: int) -> dict:
     shutil.rmtree(run, ignore_errors=True)
     data, feature = map(int, mesh.split("x"))
     megadict(options, data * feature,
-             [*train_words(options, setting, run, int(options.epochs * rows)), "--mesh.data", data,
-              "--mesh.feature", feature, "--model.init_from", start, "--dead.window_tokens", rows])
+             [*train_words(options, setting, run, int(options.epochs * rows), options.lr),
+              "--mesh.data", data, "--mesh.feature", feature, "--model.init_from", start,
+              "--dead.window_tokens", rows])
     lines = curve(run)
     dead = [line["dead_pct"] for line in lines if line["dead_pct"] is not None]
     final = json.loads((run / "final" / "eval.json").read_text())
