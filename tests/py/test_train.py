@@ -197,3 +197,13 @@ def test_divergence_exits_4_and_keeps_the_last_checkpoint(megadict_bin, data, tm
     assert "step 30" in done.stderr and str(kept) in done.stderr and "data rows" in done.stderr
     assert [p.name for p in (out / "checkpoints").iterdir()] == [kept.name]
     assert not (out / "final").exists()
+
+
+def test_a_planted_dictionary_is_found(megadict_bin, tmp_path):
+    data = synth(megadict_bin, tmp_path / "acts", rows=100000, latents=256, d=64, k=4)
+    out = tmp_path / "run"
+    words = train_words(data, out, model__n_latents=256, model__k=4, data__batch_size=512,
+                        data__tokens=1500000, dead__window_tokens=50000, eval__truth=data)
+    assert run(megadict_bin, words).returncode == 0
+    scores = json.loads((out / "final" / "eval.json").read_text())
+    assert scores["mcc"] > 0.95 > 0.5 > scores["random_mcc"], scores
