@@ -22,7 +22,7 @@ class SharedText {
   std::array<std::atomic<uint64_t>, 7> words_{};
 };
 
-struct alignas(64) RankSlot {
+struct RankSlot {  // MPI aligns its windows to 8 bytes, no more
   struct Arrivals {
     std::atomic<uint64_t> communicator{0};  // 0 = never used
     std::atomic<bool> over{false};          // may be overwritten; until then others can compare
