@@ -42,7 +42,7 @@ OptionSet options(EvalOptions& own) {
            {"eval.truth", &own.truth, "",
             "folder of `data synth`: adds mcc against its dictionary"},
            {"eval.tokens", &own.tokens, "rows", "the first so many; 0 = all", between(0, 1e15)},
-           {"data.batch_size", &own.batch_size, "rows", "of a pass; does not show in the result",
+           {"data.batch_size", &own.batch_size, "rows", "of a pass; shows below 1e-8 of a result",
             between(1, 1e9)},
            {"mesh.data", &own.mesh.data, "ranks", "parts of the batch; 0 = auto",
             between(0, 1048576)},

@@ -1,4 +1,5 @@
 // megadict train: settings, data and mesh are put together here; the run itself is train/loop.h.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -15,13 +16,12 @@
 #include "app/truth.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/stop_request.h"
 #include "data/norm_filter.h"
 #include "data/row_reader.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
-#include "train/loop.h"
+#include "train/start.h"
 
 namespace megadict {
 
@@ -78,6 +78,8 @@ TrainData open_data(Communicator& world, Settings& settings) {
 
 at::Device training_device(const RunConfig& run, const LaunchFacts& facts) {
   if (run.device == "cpu") return at::Device(at::kCPU);
+  // Sums in an order that repeats: a resumed run is to give the same bits.
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
   const int visible = at::detail::getCUDAHooks().deviceCount();
   const int index = visible > 0 ? facts.local_rank % visible : 0;
   return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
@@ -156,7 +158,6 @@ int run_train(Launch& launch, const Args& args) {
   settings.sources = read_options(options(config), args);
   check_config(config);
   start_watchdog(config.debug);
-  install_stop_handlers();
   // A device that is not there is said before anything is read.
   const at::Device device = training_device(config.run, launch.facts());
   Communicator& world = launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu);
@@ -168,7 +169,6 @@ int run_train(Launch& launch, const Args& args) {
   report_differences(start, settings);
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
-  write_run_folder(launch, settings, args);
   const TrainJob job{
       .data_config = config.data,
       .model = config.model,
@@ -183,7 +183,10 @@ int run_train(Launch& launch, const Args& args) {
       .eval_data = data.held_out ? &*data.held_out : nullptr,
       .identity = identity_of(data),
       .resume_from = start.checkpoint};
-  const ExitCode code = run_training(mesh, job);
+  // A start that is refused has written nothing.
+  TrainState state = start_state(mesh, job);
+  write_run_folder(launch, settings, args);
+  const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);
   return static_cast<int>(code);
 }

@@ -4,11 +4,13 @@
 
 #include <exception>
 #include <new>
+#include <string_view>
 
 #include "app/build_facts.h"
 #include "app/commands.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/stop_request.h"
 #include "base/version.h"
 
 namespace megadict {
@@ -16,6 +18,8 @@ namespace megadict {
 namespace {
 
 int run(int argc, char** argv) {
+  // Before MPI starts, which may take long: the first step sees what came until then.
+  if (argc > 1 && std::string_view(argv[1]) == "train") install_stop_handlers();
   Launch launch(&argc, &argv);
   const Args args(argv + 1, argv + argc);
   if (!args.empty() && args.front() == "--version") {

@@ -70,7 +70,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
-  const int64_t codes = in.topk ? std::min(in.k, latents) : in.width;
+  // Without TopK about half the latents are positive at the start.
+  const int64_t codes = in.topk ? std::min(in.k, latents) : latents / 2;
   const int64_t aux_codes = std::min(in.k_aux, latents);
   const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
   return queue + whole + own + rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
@@ -142,7 +143,7 @@ DiskPlan disk(const PlanInput& in) {
   const int64_t average = in.average ? weights : 0;
   DiskPlan plan;
   plan.checkpoint = 3 * weights + average + kCounter * in.latents;
-  plan.peak = (in.keep + 1) * plan.checkpoint + weights + average;
+  plan.peak = (in.keep + 2) * plan.checkpoint;  // one under construction; final/ is as large
   return plan;
 }
 

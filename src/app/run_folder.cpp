@@ -38,7 +38,7 @@ std::string without_slash(std::string path) {
 }
 
 std::string checkpoint_to_resume(const RunConfig& run) {
-  if (run.resume == "auto") return newest_checkpoint(run.dir);
+  if (run.resume == "auto") return newest_state(run.dir);
   const bool holds = holds_run(run.dir);
   if (run.resume == "never") {
     if (holds)

@@ -53,7 +53,8 @@ void resolve_optim(Settings& settings, const DataFacts& facts) {
   if (optim.warmup_steps == -1)
     resolve<int64_t>(settings, "optim.warmup_steps", optim.warmup_steps,
                      std::min<int64_t>(1000, facts.steps / 20));
-  if (optim.warmup_steps > facts.steps)
+  // One that was resolved for a longer run, before a resume, is kept: the schedule takes it.
+  if (optim.warmup_steps > facts.steps && source_of(settings, "optim.warmup_steps") != "resolved")
     refuse(fmt::format("optim.warmup_steps = {} is more than the {} steps of the run",
                        optim.warmup_steps, facts.steps));
 }

@@ -139,9 +139,11 @@ void abort_all(ExitCode code) {
 }
 
 void abort_with(const Error& error) {
-  if (!error.agreed() || my_rank == 0) print_error(error.line(), !error.agreed());
-  // Rank 0 speaks for all: an abort of another rank would end it before its line is out.
-  if (error.agreed() && my_rank != 0) sleep(2);
+  // Rank 0 speaks for all of an agreed error, and its abort ends the others while they wait. Who
+  // is still there after that was alone with it.
+  const bool waits = error.agreed() && my_rank != 0;
+  if (waits) sleep(2);
+  print_error(error.line(), !error.agreed() || waits);
   abort_all(error.code());
 }
 

@@ -72,7 +72,7 @@ void add_batch(const Mesh& mesh, const Dictionary& dictionary, const Normalizati
 }
 
 std::vector<double> decoder_norms(const Dictionary& dictionary) {
-  const at::Tensor norm = dictionary.w_dec_ld.to(at::kDouble).norm(2, 1).to(at::kCPU).contiguous();
+  const at::Tensor norm = norms_of_rows(dictionary.w_dec_ld).to(at::kCPU).contiguous();
   return {norm.const_data_ptr<double>(), norm.const_data_ptr<double>() + norm.numel()};
 }
 

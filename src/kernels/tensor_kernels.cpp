@@ -149,7 +149,8 @@ void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out) 
     out.w_enc_ld.index_add_(0, j, args.x_bd.index_select(0, row) * dz.unsqueeze(1));
     out.b_enc_l.index_add_(0, j, dz);
     if (args.l1 != 0)
-      out.w_dec_ld.index_add_(0, j, atoms * (args.l1 * z / norm.index_select(0, j)).unsqueeze(1));
+      out.w_dec_ld.index_add_(
+          0, j, atoms * (args.l1 * z / norm.index_select(0, j).clamp_min(1e-30)).unsqueeze(1));
   });
 }
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "io/file.h"
 #include "model/foreign_files.h"
+#include "model/forward.h"
 
 namespace megadict {
 namespace {
@@ -144,14 +145,15 @@ SavedDictionary folded(const SavedDictionary& saved, ExportScale scale) {
 double unit_decoder_rows(Dictionary& dictionary) {
   constexpr double kRounding = 1e-5;
   if (dictionary.tied() || dictionary.latents.empty()) return 0;
-  const at::Tensor norm = dictionary.w_dec_ld.to(at::kDouble).norm(2, {1}, true);
-  const double largest = (norm - 1).abs().max().item<double>();
-  if (largest <= kRounding) return largest;
-  // A zero row has no direction: it stays zero, and so do its codes.
-  dictionary.w_dec_ld.copy_(dictionary.w_dec_ld / norm.clamp_min(1e-30));
-  dictionary.w_enc_ld.copy_(dictionary.w_enc_ld * norm);
-  dictionary.b_enc_l.copy_(dictionary.b_enc_l * norm.squeeze(1));
-  return largest;
+  const at::Tensor norm = norms_of_rows(dictionary.w_dec_ld);
+  const at::Tensor off = (norm - 1).abs();
+  // Row by row, so that a dictionary read in parts comes out the same. A zero row has no direction:
+  // it stays zero, and so do its codes.
+  const at::Tensor factor = at::where(off.gt(kRounding), norm, at::ones_like(norm)).to(at::kFloat);
+  dictionary.w_dec_ld.div_(factor.clamp_min(1e-30).unsqueeze(1));
+  dictionary.w_enc_ld.mul_(factor.unsqueeze(1));
+  dictionary.b_enc_l.mul_(factor);
+  return off.max().item<double>();
 }
 
 std::span<const Format> all_formats() {

@@ -75,8 +75,26 @@ Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows
   return out;
 }
 
+// Both in blocks: a copy of all of x in fp64 would be twice as large as x.
 double sum_of_squares(const at::Tensor& x) {
-  return x.to(at::kDouble).square().sum().item<double>();
+  constexpr int64_t kBlock = int64_t{1} << 20;
+  const at::Tensor flat = x.reshape({-1});
+  double sum = 0;
+  for (int64_t begin = 0; begin < flat.numel(); begin += kBlock) {
+    const at::Tensor block = flat.narrow(0, begin, std::min(kBlock, flat.numel() - begin));
+    sum += block.to(at::kDouble).square().sum().item<double>();
+  }
+  return sum;
+}
+
+at::Tensor norms_of_rows(const at::Tensor& rows_ld) {
+  constexpr int64_t kBlock = 1024;
+  at::Tensor norms = at::empty({rows_ld.size(0)}, rows_ld.options().dtype(at::kDouble));
+  for (int64_t begin = 0; begin < rows_ld.size(0); begin += kBlock) {
+    const int64_t count = std::min(kBlock, rows_ld.size(0) - begin);
+    norms.narrow(0, begin, count).copy_(rows_ld.narrow(0, begin, count).to(at::kDouble).norm(2, 1));
+  }
+  return norms;
 }
 
 }  // namespace megadict

@@ -41,6 +41,7 @@ at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const 
 // The owned slot of a [F * slot, d] tensor.
 at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot);
 
-double sum_of_squares(const at::Tensor& x);  // fp64
+double sum_of_squares(const at::Tensor& x);           // fp64
+at::Tensor norms_of_rows(const at::Tensor& rows_ld);  // fp64 [l]
 
 }  // namespace megadict

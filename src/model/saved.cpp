@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,24 +18,78 @@
 
 namespace megadict {
 
-std::string newest_checkpoint(const std::string& run) {
-  const std::string folder = run + "/checkpoints";
-  std::vector<std::string> found;
+namespace {
+
+// The step of a folder "step_000001000"; -1 for any other name.
+int64_t step_of_name(const std::string& name) {
+  constexpr std::string_view kPrefix = "step_";
+  if (!name.starts_with(kPrefix)) return -1;
+  int64_t step = 0;
+  const char* end = name.data() + name.size();
+  const auto read = std::from_chars(name.data() + kPrefix.size(), end, step);
+  return read.ec == std::errc() && read.ptr == end ? step : -1;
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
   if (folder_exists(folder))
-    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-      const std::string name = entry.path().filename().string();
-      // The rename that gives the final name is the last thing a writer does.
-      if (name.starts_with("step_") && !name.ends_with(".tmp") &&
-          file_exists(entry.path().string() + "/state.json"))
-        found.push_back(entry.path().string());
-    }
-  return found.empty() ? "" : *std::max_element(found.begin(), found.end());
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      names.push_back(entry.path().filename().string());
+  return names;
+}
+
+// -1 where state.json says none.
+int64_t step_in_state(const std::string& folder) {
+  const auto state = nlohmann::json::parse(read_file(folder + "/state.json"), nullptr, false);
+  if (!state.is_object() || !state.contains("step") || !state["step"].is_number_integer())
+    return -1;
+  return state["step"];
+}
+
+}  // namespace
+
+std::vector<SavedStep> saved_steps(const std::string& run) {
+  const std::string folder = run + "/checkpoints/";
+  std::vector<SavedStep> found;
+  for (const std::string& name : names_in(folder)) {
+    const int64_t step = step_of_name(name);
+    // The rename that gives the final name is the last thing a writer does.
+    if (step >= 0 && file_exists(folder + name + "/state.json"))
+      found.push_back({step, folder + name});
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::vector<std::string> unfinished_steps(const std::string& run) {
+  const std::string folder = run + "/checkpoints/";
+  std::vector<std::string> found;
+  for (const std::string& name : names_in(folder))
+    if (name.ends_with(".tmp") || name.ends_with(".old")) found.push_back(folder + name);
+  return found;
+}
+
+std::string newest_checkpoint(const std::string& run) {
+  const std::vector<SavedStep> found = saved_steps(run);
+  if (found.empty()) return "";
+  std::string latest;
+  if (file_exists(run + "/latest")) latest = read_file(run + "/latest");
+  while (latest.ends_with('\n')) latest.pop_back();
+  for (const SavedStep& saved : found)
+    if (file_name(saved.folder) == latest) return saved.folder;
+  return found.back().folder;
+}
+
+std::string newest_state(const std::string& run) {
+  const std::string newest = newest_checkpoint(run), final = run + "/final";
+  if (!file_exists(final + "/state.json")) return newest;
+  // A run that went on, or back, after its end has left final/ behind.
+  return newest.empty() || step_in_state(newest) == step_in_state(final) ? final : newest;
 }
 
 std::string find_checkpoint(const std::string& path) {
   if (file_exists(path + "/state.json") || foreign_format(path) != nullptr) return path;
-  if (file_exists(path + "/final/state.json")) return path + "/final";
-  const std::string newest = newest_checkpoint(path);
+  const std::string newest = newest_state(path);
   if (newest.empty())
     fail_agreed(ExitCode::usage,
                 fmt::format("no dictionary at '{}': neither state.json, final/state.json nor "

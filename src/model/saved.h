@@ -9,8 +9,10 @@
 // tokens, var_total, data.{fingerprint,model,hook,layer,...}, parts [{file, begin, end}].
 #pragma once
 
+#include <compare>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "base/range.h"
 #include "data/normalization.h"
@@ -27,13 +29,26 @@ struct SavedDictionary {
   int64_t layer = -1;
 };
 
-// RUN/checkpoints/NAME, a `final/` folder, a dictionary in another tool's layout (formats.h), or a
-// run folder (then final/, else the newest complete checkpoint). Exit 2 where there is none, naming
-// what was looked for.
-std::string find_checkpoint(const std::string& path);
+struct SavedStep {
+  int64_t step;
+  std::string folder;
+  auto operator<=>(const SavedStep&) const = default;
+};
 
-// The newest complete folder of RUN/checkpoints, "" where there is none.
+// The complete folders of RUN/checkpoints, by step; and what a crash left of others.
+std::vector<SavedStep> saved_steps(const std::string& run);
+std::vector<std::string> unfinished_steps(const std::string& run);
+
+// The complete folder of RUN/checkpoints that RUN/latest names, else the one of the highest step;
+// "" where there is none.
 std::string newest_checkpoint(const std::string& run);
+
+// RUN/final where it is complete and nothing was saved after it, else newest_checkpoint().
+std::string newest_state(const std::string& run);
+
+// RUN/checkpoints/NAME, a `final/` folder, a dictionary in another tool's layout (formats.h), or a
+// run folder (then newest_state()). Exit 2 where there is none, naming what was looked for.
+std::string find_checkpoint(const std::string& path);
 
 // Rows shard_of(n, parts, index) of the dictionary at `folder` (as find_checkpoint returns it).
 // `weights`: "last" or "ema" (exit 2 where no average was kept). Exit 3 on missing or torn files.

@@ -70,7 +70,7 @@ std::string part_name(int part, int parts) {
 Range part_latents(const Mesh& mesh, int64_t n, int feature_index, int data_index) {
   const Range shard = shard_of(n, mesh.feature_size(), feature_index);
   const Range own = own_rows(shard.size(), mesh.data_size(), data_index);
-  return {shard.begin + own.begin, shard.begin + own.begin + std::max<int64_t>(own.size(), 0)};
+  return {shard.begin + own.begin, shard.begin + own.end};
 }
 
 void write_part(const Mesh& mesh, const std::string& folder, const TrainState& state) {
@@ -195,29 +195,28 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   if (mesh.world->rank() == 0) {
     write_json(temporary + "/state.json", state_json(mesh, data, seed, state));
     sync_folder(temporary);
-    if (folder_exists(target)) {  // only `final/` of an earlier end is ever replaced
+    if (folder_exists(target)) {  // final/ of an earlier end, or a step that is done again
       std::filesystem::remove_all(target + ".old");
       rename_durably(target, target + ".old");
     }
+    // First the pointer: while it names nothing, the highest step counts.
+    if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
     rename_durably(temporary, target);
     std::filesystem::remove_all(target + ".old");
-    if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
   }
   mesh.world->barrier("checkpoint committed");
 }
 
-void prune_checkpoints(const std::string& run, int keep) {
-  std::vector<std::string> complete;
-  for (const auto& entry : std::filesystem::directory_iterator(run + "/checkpoints")) {
-    const std::string path = entry.path().string();
-    if (path.ends_with(".tmp"))
-      std::filesystem::remove_all(path);
-    else if (file_exists(path + "/state.json"))
-      complete.push_back(path);
-  }
-  std::sort(complete.begin(), complete.end());
-  for (size_t i = 0; i + static_cast<size_t>(keep) < complete.size(); ++i)
-    std::filesystem::remove_all(complete[i]);
+void prune_checkpoints(const std::string& run, int64_t step, int keep) {
+  std::vector<std::string> old;
+  for (const SavedStep& saved : saved_steps(run))
+    if (saved.step > step)
+      std::filesystem::remove_all(saved.folder);  // of a branch that was left
+    else
+      old.push_back(saved.folder);
+  for (size_t i = 0; i + static_cast<size_t>(keep) < old.size(); ++i)
+    std::filesystem::remove_all(old[i]);
+  for (const std::string& path : unfinished_steps(run)) std::filesystem::remove_all(path);
 }
 
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,

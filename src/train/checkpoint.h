@@ -23,8 +23,10 @@ struct DataIdentity {
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
                       const DataIdentity& data, uint64_t seed, const TrainState& state);
 
-// Removes all but the newest `keep` checkpoints and what a crash left unfinished. Rank 0 only.
-void prune_checkpoints(const std::string& run, int keep);
+// After the checkpoint of `step`: removes those of later steps (a run that went back to an earlier
+// one has left them), all but the newest `keep` of the rest, and what a crash left unfinished.
+// Rank 0 only.
+void prune_checkpoints(const std::string& run, int64_t step, int keep);
 
 // Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
 // differ from `data`, with the difference.

@@ -15,7 +15,6 @@
 #include "model/saved.h"
 #include "train/dead.h"
 #include "train/run_log.h"
-#include "train/start.h"
 
 namespace megadict {
 
@@ -34,7 +33,7 @@ void save(Run& run, const std::string& folder) {
   write_checkpoint(run.mesh, run.job.run.dir, folder, run.job.identity, run.job.run.seed,
                    run.state);
   if (run.mesh.world->rank() == 0 && folder.empty())
-    prune_checkpoints(run.job.run.dir, run.job.checkpoint.keep);
+    prune_checkpoints(run.job.run.dir, run.state.step, run.job.checkpoint.keep);
   if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
 }
 
@@ -86,11 +85,11 @@ ExitCode steps(Run& run, BatchStream& stream) {
     if (logged)
       run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),
                    stream.wait_seconds());
-    if (job.eval.every_steps > 0 && run.state.step % job.eval.every_steps == 0 &&
-        run.state.step < job.step.total_steps)
-      evaluate_now(run, false);
     if (run.state.step == job.step.total_steps) break;
+    // Before an evaluation, which may outlast the time that a signal leaves.
     if (result.stop != StopRequest::none) return stop(run, result.stop);
+    if (job.eval.every_steps > 0 && run.state.step % job.eval.every_steps == 0)
+      evaluate_now(run, false);
     if (checkpoint_due(run, result)) {
       save(run, "");
       run.last_checkpoint_s = result.clock_s;
@@ -101,9 +100,9 @@ ExitCode steps(Run& run, BatchStream& stream) {
 
 }  // namespace
 
-ExitCode run_training(const Mesh& mesh, const TrainJob& job) {
+ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState start) {
   const c10::NoGradGuard no_grad;
-  Run run{mesh, job, start_state(mesh, job), RunLog(mesh, job), 0, 0};
+  Run run{mesh, job, std::move(start), RunLog(mesh, job), 0, 0};
   run.log.begin(run.state);
   if (run.state.step < job.step.total_steps) {
     BatchStream stream(*job.data, *job.plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,

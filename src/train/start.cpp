@@ -69,7 +69,9 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   if (!out.tied()) out.w_dec_ld.copy_(from.w_dec_ld);
   out.b_enc_l.copy_(from.b_enc_l);
   out.b_dec_d.copy_(from.b_dec_d);
-  if (unit_decoder_rows(out) > 1e-2 && job.model.activation == "topk")
+  double off = unit_decoder_rows(out);
+  mesh.feature->all_reduce(view_of(&off, 1), ReduceOp::max, "decoder norms");
+  if (off > 1e-2 && job.model.activation == "topk")
     note(
         fmt::format("note: the decoder rows of '{}' were not unit and are now; topk selects by "
                     "z |w_dec|",

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 namespace megadict {
 
 at::Tensor with_padding(const at::Tensor& rows_ld, int64_t padded) {
@@ -11,7 +13,7 @@ at::Tensor with_padding(const at::Tensor& rows_ld, int64_t padded) {
 
 Range own_rows(int64_t latents, int data_size, int index) {
   const int64_t block = ceil_div(latents, data_size);
-  return intersect({index * block, (index + 1) * block}, {0, latents});
+  return {std::min(index * block, latents), std::min((index + 1) * block, latents)};
 }
 
 namespace {

@@ -64,7 +64,7 @@ void accumulate(Step& step, const MicroBatch& micro) {
     step.sums.not_finite += 1;
     name_bad_rows(micro, fwd.residual_sd, step.state.step);
   }
-  step.sums.square += square;
+  step.sums.square += square / step.state.var_total;
   step.sums.l0 += fwd.codes.nnz();
   if (step.l1_weight > 0) step.sums.l1 += l1_sum(dictionary, fwd.codes);
   mark_fired(fwd.codes, step.work.fired_l);
@@ -143,8 +143,8 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
   const auto b = static_cast<double>(rows);
   StepResult out;
   out.rows = rows;
-  out.mse = total.square / b;
-  out.fvu = out.mse / step.state.var_total;
+  out.fvu = total.square / b;
+  out.mse = out.fvu * step.state.var_total;
   out.aux_loss = aux_loss;
   out.l0 = static_cast<double>(total.l0) / b;
   out.l1 = total.l1 / b;

@@ -12,7 +12,7 @@
 namespace megadict {
 
 struct StepSums {
-  double square = 0;  // sum |r|^2 over my rows
+  double square = 0;  // sum |r|^2 over my rows, by var_total
   int64_t l0 = 0;     // codes of my rows and latents
   double l1 = 0;
   double not_finite = 0;  // things that were not finite

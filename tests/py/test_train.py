@@ -5,13 +5,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from training import held_out_fvu, metrics, run, same_bits, start, steps_logged, synth, train_words
+from training import (MPI_ENV, command, held_out_fvu, metrics, run, same_bits, start, steps_logged,
+                      synth, train_words)
 
 MESHES = [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (3, 2)]
 
@@ -207,3 +209,102 @@ def test_a_planted_dictionary_is_found(megadict_bin, tmp_path):
     assert run(megadict_bin, words).returncode == 0
     scores = json.loads((out / "final" / "eval.json").read_text())
     assert scores["mcc"] > 0.95 > 0.5 > scores["random_mcc"], scores
+
+
+@pytest.mark.parametrize(("latents", "shape"), [(5, (4, 1)), (9, (6, 1)), (7, (2, 3))])
+def test_data_ranks_that_own_no_latents(megadict_bin, data, tmp_path, latents, shape):
+    fields = {"model__n_latents": latents, "model__k": 2, "run__resume": "auto"}
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert run(megadict_bin, train_words(data, one, **fields)).returncode == 0
+    words = train_words(data, many, **fields, **mesh_words(shape))
+    done = run(megadict_bin, words, ranks=shape[0] * shape[1])
+    assert done.returncode == 0, done.stderr
+    assert held_out_fvu(many) == pytest.approx(held_out_fvu(one), rel=5e-3)
+    # What such a mesh wrote, one process reads.
+    more = train_words(data, many, **fields, data__tokens=101 * 80)
+    assert "step 60" in run(megadict_bin, more).stdout
+
+
+def wait_for_handler(process, signum):
+    """Until the program has its handler: before, while libraries are loaded, nobody can catch it."""
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+        if int(caught, 16) >> (signum - 1) & 1:
+            return
+        time.sleep(0.005)
+
+
+def folder_steps(run_dir):
+    return sorted(int(p.name[5:]) for p in (run_dir / "checkpoints").iterdir())
+
+
+def test_going_back_to_an_earlier_checkpoint_leaves_the_later_ones(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    kept = {"data__tokens": 101 * 300, "checkpoint__every_steps": 50, "checkpoint__keep": 4}
+    assert run(megadict_bin, train_words(data, out, **kept)).returncode == 0
+    assert folder_steps(out) == [150, 200, 250, 300]
+    # Back to 150 with another rate; stopped soon after, the branch holds what was just saved.
+    back = train_words(data, out, **kept, run__resume=out / "checkpoints/step_000000150",
+                       optim__decay_fraction=0.1)
+    process = start(megadict_bin, back)
+    wait_for_handler(process, signal.SIGUSR1)  # long before the first step
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    stopped = max(step for step in folder_steps(out))
+    assert 150 < stopped < 300
+    assert (out / "latest").read_text() == f"step_{stopped:09}\n"
+    done = run(megadict_bin, train_words(data, out, **kept, run__resume="auto",
+                                         optim__decay_fraction=0.1))
+    assert done.returncode == 0 and f"at step {stopped}\n" in done.stdout
+
+
+def test_final_counts_until_something_newer_is_saved(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    assert run(megadict_bin, train_words(data, out)).returncode == 0
+    evaluate = ["eval", "--run.dir", out, "--data.path", data, "--json", tmp_path / "e.json"]
+
+    def evaluated():
+        assert run(megadict_bin, evaluate).returncode == 0
+        return json.loads((tmp_path / "e.json").read_text())["checkpoint"]
+
+    assert evaluated() == str(out / "final")
+    longer = train_words(data, out, data__tokens=101 * 30000, run__resume="auto")
+    process = start(megadict_bin, longer)
+    wait_for_step(out, process, 80)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert evaluated().startswith(str(out / "checkpoints" / "step_"))
+    # Without its checkpoints a run goes on from final/, which holds everything.
+    shutil.rmtree(out / "checkpoints")
+    before = metrics(out)[0]
+    done = run(megadict_bin, train_words(data, out, data__tokens=101 * 90, run__resume="auto"))
+    assert done.returncode == 0 and "at step 60\n" in done.stdout
+    assert metrics(out)[0] == before
+
+
+def test_a_refused_resume_changes_nothing(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    assert run(megadict_bin, train_words(data, out)).returncode == 0
+    other = synth(megadict_bin, tmp_path / "other", seed=2)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    done = run(megadict_bin, train_words(other, out, run__resume="auto", data__tokens=101 * 90,
+                                         optim__beta1=0.5))
+    assert done.returncode == 2 and "fingerprint" in done.stderr
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_an_error_that_one_rank_alone_meets_is_said(megadict_bin, data, tmp_path):
+    (tmp_path / "good.ini").write_text("[model]\nk = 3\n")
+    words = train_words(data, tmp_path / "run")
+    alone = [[*command(megadict_bin, words), "--config", tmp_path / name]
+             for name in ("good.ini", "absent.ini")]
+    mpi = command(megadict_bin, [], ranks=2)
+    launcher = mpi[:1] + mpi[3:-1]
+    done = subprocess.run(
+        [*launcher, "-n", "1", *map(str, alone[0]), ":", "-n", "1", *map(str, alone[1])],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **MPI_ENV})
+    assert done.returncode == 2
+    assert done.stderr.count("megadict: ") == 1 and "absent.ini" in done.stderr
