@@ -32,7 +32,7 @@ from megadict_tools.shards import find_shards
 
 SETTINGS = {
     "topk": ["--model.activation", "topk"],
-    "relu": ["--model.activation", "relu", "--model.l1_coefficient", "0.02",
+    "relu": ["--model.activation", "relu", "--model.l1_coefficient", "0.3",
              "--model.l1_warmup_steps", "100"],
     "tied": ["--model.activation", "topk", "--model.decoder", "tied"],
 }
