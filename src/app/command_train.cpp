@@ -4,6 +4,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -22,6 +23,8 @@
 #include "io/json_file.h"
 #include "model/saved.h"
 #include "train/loop.h"
+#include "train/run_log.h"
+#include "train/start.h"
 
 namespace megadict {
 
@@ -55,6 +58,17 @@ std::vector<int64_t> surviving_rows(Communicator& world, const ShardIndex& index
   return filter.survivors;
 }
 
+// A run's folders beside shards would be taken for a data set's (eval/, final/).
+void refuse_run_among_shards(const ShardIndex& rows, const std::string& run) {
+  for (const ShardInfo& shard : rows.shards()) {
+    std::error_code absent;
+    if (std::filesystem::equivalent(parent_folder(shard.path), run, absent))
+      fail_agreed(ExitCode::usage,
+                  fmt::format("run.dir {} is the folder of the shards", in_quotes(run)),
+                  "another run.dir");
+  }
+}
+
 TrainData open_data(Communicator& world, Settings& settings) {
   DataConfig& config = settings.config.data;
   TrainData data;
@@ -72,6 +86,7 @@ TrainData open_data(Communicator& world, Settings& settings) {
                 fmt::format("data.eval_path {} holds rows of width {}, data.path {} of width {}",
                             in_quotes(config.eval_path), data.held_out->width(),
                             in_quotes(config.path), data.rows.width()));
+  refuse_run_among_shards(data.rows, settings.config.run.dir);
   data.survivors = surviving_rows(world, data.rows, config.max_norm_multiple);
   return data;
 }
@@ -109,6 +124,7 @@ DataIdentity identity_of(const TrainData& data) {
   const DatasetFacts& facts = data.rows.facts();
   return {fingerprint_of(data.rows, data.survivors),
           data.rows_left(),
+          data.rows.width(),
           std::string(name_of(facts.dtype)),
           facts.model,
           facts.hook,
@@ -168,7 +184,6 @@ int run_train(Launch& launch, const Args& args) {
   report_differences(start, settings);
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
-  write_run_folder(launch, settings, args);
   const TrainJob job{
       .data_config = config.data,
       .model = config.model,
@@ -183,8 +198,11 @@ int run_train(Launch& launch, const Args& args) {
       .eval_data = data.held_out ? &*data.held_out : nullptr,
       .identity = identity_of(data),
       .resume_from = start.checkpoint};
-  const ExitCode code = run_training(mesh, job);
+  TrainState state = start_state(mesh, job);
+  write_run_folder(launch, settings, args);
+  const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);
+  write_communication(mesh, config.run.dir);
   return static_cast<int>(code);
 }
 

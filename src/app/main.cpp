@@ -2,6 +2,7 @@
 // code that all ranks share.
 #include <fmt/format.h>
 
+#include <csignal>
 #include <exception>
 #include <new>
 
@@ -18,11 +19,14 @@ namespace {
 int run(int argc, char** argv) {
   Launch launch(&argc, &argv);
   const Args args(argv + 1, argv + argc);
-  if (!args.empty() && args.front() == "--version") {
+  int code = 0;
+  if (!args.empty() && args.front() == "--version")
     say(fmt::format("megadict {}", version()));
-    return 0;
-  }
-  return dispatch(all_commands(), "megadict", launch, args);
+  else
+    code = dispatch(all_commands(), "megadict", launch, args);
+  if (code == 0 && !lost_output().empty())
+    fail(ExitCode::error, "cannot write to standard output: " + lost_output());
+  return code;
 }
 
 // Library messages may run over many lines (LibTorch appends a backtrace); the first one says it.
@@ -36,6 +40,7 @@ std::string first_line(const std::string& text) {
 
 int main(int argc, char** argv) {
   using namespace megadict;
+  std::signal(SIGXFSZ, SIG_IGN);  // a write beyond `ulimit -f` fails instead, and gets its line
   try {
     return run(argc, argv);
   } catch (const Error& error) {

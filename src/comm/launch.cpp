@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "comm/backends.h"
+#include "comm/call_watch.h"
 #include "comm/launch_env.h"
 #include "comm/watchdog.h"
 
@@ -139,9 +140,13 @@ void abort_all(ExitCode code) {
 }
 
 void abort_with(const Error& error) {
-  if (!error.agreed() || my_rank == 0) print_error(error.line(), !error.agreed());
-  // Rank 0 speaks for all: an abort of another rank would end it before its line is out.
-  if (error.agreed() && my_rank != 0) sleep(2);
+  // One rank speaks for all that fail alike; an abort of another would end it before its line is
+  // out.
+  const bool speaks = error.agreed() ? my_rank == 0 : first_to_speak();
+  if (speaks)
+    print_error(error.line(), !error.agreed());
+  else
+    sleep(4);
   abort_all(error.code());
 }
 

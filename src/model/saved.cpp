@@ -23,9 +23,9 @@ std::string newest_checkpoint(const std::string& run) {
   if (folder_exists(folder))
     for (const auto& entry : std::filesystem::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
-      // The rename that gives the final name is the last thing a writer does.
-      if (name.starts_with("step_") && !name.ends_with(".tmp") &&
-          file_exists(entry.path().string() + "/state.json"))
+      // The rename that gives the final name is the last thing a writer does: what has it and is
+      // not whole was damaged later, and whoever reads it says so.
+      if (name.starts_with("step_") && !name.ends_with(".tmp") && entry.is_directory())
         found.push_back(entry.path().string());
     }
   return found.empty() ? "" : *std::max_element(found.begin(), found.end());

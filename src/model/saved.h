@@ -32,7 +32,7 @@ struct SavedDictionary {
 // what was looked for.
 std::string find_checkpoint(const std::string& path);
 
-// The newest complete folder of RUN/checkpoints, "" where there is none.
+// The newest folder of RUN/checkpoints that was written to its end, "" where there is none.
 std::string newest_checkpoint(const std::string& run);
 
 // Rows shard_of(n, parts, index) of the dictionary at `folder` (as find_checkpoint returns it).

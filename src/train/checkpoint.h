@@ -13,7 +13,8 @@ namespace megadict {
 // What state.json says of the data set; compared on resume.
 struct DataIdentity {
   std::string fingerprint;
-  int64_t rows = 0;  // that take part
+  int64_t rows = 0;   // that take part
+  int64_t width = 0;  // in state.json as "d"
   std::string dtype, model, hook, tokenizer;
   int64_t layer = -1;
 };
@@ -23,7 +24,10 @@ struct DataIdentity {
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
                       const DataIdentity& data, uint64_t seed, const TrainState& state);
 
-// Removes all but the newest `keep` checkpoints and what a crash left unfinished. Rank 0 only.
+// Removes what a crash left half written below `run`, so that it takes no disk. Rank 0 only.
+void remove_unfinished(const std::string& run);
+
+// Removes all but the newest `keep` checkpoints, and what a crash left unfinished. Rank 0 only.
 void prune_checkpoints(const std::string& run, int keep);
 
 // Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
