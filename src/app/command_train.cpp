@@ -106,8 +106,9 @@ void settle_threads(Settings& settings, const LaunchFacts& facts) {
   at::set_num_threads(threads);
 }
 
-// Resolves what depends on the data; returns the plan of the resolved settings.
-BatchPlan settle(Settings& settings, const TrainData& data, int ranks) {
+// Resolves what depends on the data; returns the plan of the resolved settings. Refuses before it
+// remarks.
+BatchPlan settle(Settings& settings, const StartPoint& start, const TrainData& data, int ranks) {
   Config& config = settings.config;
   const BatchPlan plan(data.rows, config.data, config.run.seed, data.survivors);
   const DataFacts facts{.width = data.rows.width(),
@@ -116,6 +117,7 @@ BatchPlan settle(Settings& settings, const TrainData& data, int ranks) {
                         .tokens = plan.tokens_at(plan.steps()),
                         .ranks = ranks};
   check_against_data(settings, facts);
+  report_differences(start, settings);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
   return BatchPlan(data.rows, config.data, config.run.seed, data.survivors);
 }
@@ -180,8 +182,7 @@ int run_train(Launch& launch, const Args& args) {
   adopt_start(start, settings);
   settle_threads(settings, launch.facts());
   const TrainData data = open_data(launch.world(), settings);
-  const BatchPlan plan = settle(settings, data, launch.facts().ranks);
-  report_differences(start, settings);
+  const BatchPlan plan = settle(settings, start, data, launch.facts().ranks);
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
   const TrainJob job{
