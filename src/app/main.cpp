@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <exception>
+#include <filesystem>
 #include <new>
 
 #include "app/build_facts.h"
@@ -29,9 +30,21 @@ int run(int argc, char** argv) {
   return code;
 }
 
+Error out_of_memory() {
+  return Error(ExitCode::error, "out of memory", "megadict plan shows what a run needs");
+}
+
 // Library messages may run over many lines (LibTorch appends a backtrace); the first one says it.
 std::string first_line(const std::string& text) {
   return text.substr(0, text.find('\n'));
+}
+
+// LibTorch's allocator has an exception of its own.
+Error unexpected(const std::string& what) {
+  if (what.find("DefaultCPUAllocator") == std::string::npos &&
+      what.find("CUDA out of memory") == std::string::npos)
+    return Error(ExitCode::error, "unexpected: " + what);
+  return out_of_memory();
 }
 
 }  // namespace
@@ -46,8 +59,11 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     abort_with(error);
   } catch (const std::bad_alloc&) {
-    abort_with(Error(ExitCode::error, "out of memory", "megadict plan shows what a run needs"));
+    abort_with(out_of_memory());
+  } catch (const std::filesystem::filesystem_error& error) {
+    abort_with(Error(ExitCode::error, fmt::format("cannot use '{}': {}", error.path1().string(),
+                                                  error.code().message())));
   } catch (const std::exception& error) {
-    abort_with(Error(ExitCode::error, "unexpected: " + first_line(error.what())));
+    abort_with(unexpected(first_line(error.what())));
   }
 }

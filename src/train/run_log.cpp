@@ -28,7 +28,8 @@ void RunLog::begin(const TrainState& state) {
   // Lines after the checkpoint belong to steps that are done again.
   if (file_exists(path))
     filter_json_lines(path, [&](const ordered_json& line) {
-      return line.value("step", int64_t{0}) <= state.step;
+      const auto step = line.find("step");
+      return step == line.end() || !step->is_number() || *step <= state.step;
     });
   metrics_ = std::make_unique<JsonLines>(path);
   const Dictionary& d = state.dictionary;

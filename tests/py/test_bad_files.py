@@ -221,10 +221,10 @@ def half_of_the_latents(path):
     path.write_text(json.dumps(state))
 
 
-def swapped_kind(path):
-    state = json.loads(path.read_text())
-    state["step"] = "ten"
-    path.write_text(json.dumps(state))
+def with_step(step):
+    def change(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "step": step}))
+    return change
 
 
 CHECKPOINTS = [
@@ -238,7 +238,8 @@ CHECKPOINTS = [
     ("empty", "state.json", lambda path: path.write_text("{}"), "state.json"),
     ("list", "state.json", lambda path: path.write_text("[1, 2]"), "state.json"),
     ("short", "state.json", half_of_the_latents, "the parts hold 32 of 64 latents"),
-    ("other kind", "state.json", swapped_kind, "state.json"),
+    ("other kind", "state.json", with_step("ten"), "state.json"),
+    ("negative", "state.json", with_step(-7), "state.json' says step -7"),
 ]
 
 
@@ -266,6 +267,39 @@ def test_latest_that_points_nowhere_does_no_harm(megadict_bin, with_run, text):
     args = train("acts", "run", "--run.resume", "auto", "--data.tokens", "540")
     assert f"resuming 'run/{NEWEST}' at step 10" in done(megadict_bin, with_run, args)
     assert (with_run / "run" / "latest").read_text() == "step_000000012\n"
+
+
+def test_log_with_odd_lines(megadict_bin, with_run):
+    log = with_run / "run" / "metrics.jsonl"
+    args = train("acts", "run", "--run.resume", "auto", "--data.tokens", "540")
+    log.write_text("no JSON\n")
+    result = call(megadict_bin, args, with_run)
+    assert result.returncode == BAD_DATA
+    assert "cannot read 'run/metrics.jsonl': line 1 is not a JSON object" in result.stderr
+    log.write_text('{"step": "ten"}\n{"step": 11}\n{"half')
+    done(megadict_bin, with_run, args)
+    assert log.read_text().startswith('{"step":"ten"}\n{"step":12,')
+
+
+def test_file_where_a_folder_belongs(megadict_bin, with_run):
+    shutil.rmtree(with_run / "run" / "checkpoints")
+    (with_run / "run" / "checkpoints").write_text("")
+    result = call(megadict_bin, train("acts", "run", "--run.resume", "auto"), with_run)
+    assert result.returncode == ERROR
+    assert result.stderr.startswith("megadict: cannot ") and "run/checkpoints" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_scores_that_cannot_be_written(megadict_bin, with_run):
+    args = ["eval", "--run.dir", "run", "--data.path", "acts", "--json"]
+    refused(megadict_bin, with_run, [*args, "none/x.json"], ERROR, "there is no folder 'none'")
+    for path, why in (("acts", "Is a directory"), ("full", "No space left on device")):
+        if path == "full":
+            (with_run / path).symlink_to("/dev/full")
+        result = call(megadict_bin, [*args, path], with_run)
+        assert result.returncode == ERROR and result.stderr == f"megadict: cannot write '{path}': {why}" + (
+            ". hint: free some space or choose another folder\n" if path == "full" else "\n")  # fmt: skip
+    assert Path("/dev/full").is_char_device()
 
 
 @pytest.mark.parametrize("ranks", MESHES)

@@ -170,6 +170,13 @@ def test_config_files(megadict_bin, place, text, part):
     refused(megadict_bin, place, args, USAGE, part)
 
 
+def test_config_file_of_another_system(megadict_bin, place):
+    """A byte order mark and carriage returns do no harm."""
+    (place / "a.ini").write_bytes(b"\xef\xbb\xbf[model]\r\nk = 0\r\n")
+    args = ["train", "--config", "a.ini", "--data.path", "acts", "--run.dir", "run"]
+    refused(megadict_bin, place, args, USAGE, "model.k = '0' (a.ini:2): out of range")
+
+
 def test_config_file_that_cannot_be_read(megadict_bin, place):
     for name, why in (("no.ini", "No such file"), ("acts", "Is a directory")):
         args = ["train", "--config", name, "--data.path", "acts", "--run.dir", "run"]
