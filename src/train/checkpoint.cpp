@@ -158,14 +158,6 @@ void refuse_other_data(const std::string& folder, int64_t width, const nlohmann:
   differs("fingerprint", now.fingerprint);
 }
 
-void refuse_odd_numbers(const std::string& folder, const TrainState& state) {
-  const double scale = state.normalization.scale;
-  if (state.step >= 0 && state.tokens >= 0 && state.var_total > 0 && scale > 0) return;
-  fail(ExitCode::bad_data,
-       fmt::format("'{}/state.json' says step {}, tokens {}, var_total {}, scale {}", folder,
-                   state.step, state.tokens, state.var_total, scale));
-}
-
 void read_tensor(const CheckpointReader& reader, const Named& item, Range own, at::Tensor& to) {
   at::Tensor host = at::empty(to.sizes(), to.options().device(at::kCPU));
   if (item.split)
@@ -277,7 +269,6 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIden
     state.tokens = saved.at("tokens");
     state.var_total = saved.at("var_total");
     state.normalization.scale = saved.at("normalize").at("scale");
-    refuse_odd_numbers(folder, state);
     state.normalization.mean.clear();
     if (saved.at("normalize").at("centred").get<bool>()) {
       state.normalization.mean.resize(static_cast<size_t>(reader.d()));
