@@ -59,6 +59,13 @@ TEST(OneRanksError, EndsAllWithItsCode) {
   }
 }
 
+TEST(ErrorOfAllRanks, IsSaidOnce) {
+  const Outcome outcome = job(4, MEGADICT_TEST_PROGRAM, "all_fail 0 3");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_EQ(occurrences(outcome.text, "every rank finds the same file torn"), 1) << outcome.text;
+  EXPECT_THAT(outcome.text, ContainsRegex("megadict: rank [0-3] .*: every rank finds"));
+}
+
 TEST(AgreedError, IsSaidOnce) {
   const Outcome outcome = job(4, MEGADICT_TEST_PROGRAM, "agreed 0 2");
   EXPECT_EQ(outcome.code, 2);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -30,6 +31,29 @@ TEST(AtomicFile, IsInvisibleBeforeCommitAndLeavesNothingWithoutIt) {
   file.commit();
   EXPECT_EQ(read_file(folder / "a"), "new");
   EXPECT_THAT(list_files(folder.path(), ""), ElementsAre(folder / "a"));
+}
+
+TEST(AtomicFile, WritesToADeviceAndNeverReplacesIt) {
+  const TempFolder folder;
+  const std::string pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  write_file_atomic(pipe, "numbers");
+  char got[16] = "";
+  EXPECT_EQ(::read(reader, got, sizeof(got)), 7);
+  ::close(reader);
+  EXPECT_STREQ(got, "numbers");
+  struct stat facts = {};
+  ASSERT_EQ(::stat(pipe.c_str(), &facts), 0);
+  EXPECT_TRUE(S_ISFIFO(facts.st_mode));
+  EXPECT_THAT(list_files(folder.path(), ""), ElementsAre(pipe));
+}
+
+TEST(AtomicFile, RefusesAFolderBeforeAnythingIsWritten) {
+  const TempFolder folder;
+  const Error error = error_of([&] { AtomicFile file(folder.path()); });
+  EXPECT_EQ(error.code(), ExitCode::error);
+  EXPECT_THAT(error.line(), HasSubstr("Is a directory"));
 }
 
 TEST(AtomicFile, MissingFolderIsAnErrorWithThePath) {

@@ -103,6 +103,9 @@ int run_eval(Launch& launch, const Args& args) {
   ShardIndex data;
   at::Tensor truth;
   rank_zero_first(launch.world(), [&] {
+    if (!own.json.empty() && !folder_exists(parent_folder(own.json)))
+      fail(ExitCode::error, fmt::format("cannot write {}: there is no folder {}",
+                                        in_quotes(own.json), in_quotes(parent_folder(own.json))));
     judged = load_dictionary(own, mesh);
     data = ShardIndex::open(held_out(own.data));
     if (!own.truth.empty()) truth = read_truth(own.truth, judged.saved.dictionary.d);

@@ -5,6 +5,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -21,6 +22,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
+#include "train/run_log.h"
 #include "train/start.h"
 
 namespace megadict {
@@ -55,6 +57,17 @@ std::vector<int64_t> surviving_rows(Communicator& world, const ShardIndex& index
   return filter.survivors;
 }
 
+// A run's folders beside shards would be taken for a data set's (eval/, final/).
+void refuse_run_among_shards(const ShardIndex& rows, const std::string& run) {
+  for (const ShardInfo& shard : rows.shards()) {
+    std::error_code absent;
+    if (std::filesystem::equivalent(parent_folder(shard.path), run, absent))
+      fail_agreed(ExitCode::usage,
+                  fmt::format("run.dir {} is the folder of the shards", in_quotes(run)),
+                  "another run.dir");
+  }
+}
+
 TrainData open_data(Communicator& world, Settings& settings) {
   DataConfig& config = settings.config.data;
   TrainData data;
@@ -72,6 +85,7 @@ TrainData open_data(Communicator& world, Settings& settings) {
                 fmt::format("data.eval_path {} holds rows of width {}, data.path {} of width {}",
                             in_quotes(config.eval_path), data.held_out->width(),
                             in_quotes(config.path), data.rows.width()));
+  refuse_run_among_shards(data.rows, settings.config.run.dir);
   data.survivors = surviving_rows(world, data.rows, config.max_norm_multiple);
   return data;
 }
@@ -93,8 +107,9 @@ void settle_threads(Settings& settings, const LaunchFacts& facts) {
   at::set_num_threads(threads);
 }
 
-// Resolves what depends on the data; returns the plan of the resolved settings.
-BatchPlan settle(Settings& settings, const TrainData& data, int ranks) {
+// Resolves what depends on the data; returns the plan of the resolved settings. Refuses before it
+// remarks.
+BatchPlan settle(Settings& settings, const StartPoint& start, const TrainData& data, int ranks) {
   Config& config = settings.config;
   const BatchPlan plan(data.rows, config.data, config.run.seed, data.survivors);
   const DataFacts facts{.width = data.rows.width(),
@@ -103,6 +118,7 @@ BatchPlan settle(Settings& settings, const TrainData& data, int ranks) {
                         .tokens = plan.tokens_at(plan.steps()),
                         .ranks = ranks};
   check_against_data(settings, facts);
+  report_differences(start, settings);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
   return BatchPlan(data.rows, config.data, config.run.seed, data.survivors);
 }
@@ -111,6 +127,7 @@ DataIdentity identity_of(const TrainData& data) {
   const DatasetFacts& facts = data.rows.facts();
   return {fingerprint_of(data.rows, data.survivors),
           data.rows_left(),
+          data.rows.width(),
           std::string(name_of(facts.dtype)),
           facts.model,
           facts.hook,
@@ -165,8 +182,7 @@ int run_train(Launch& launch, const Args& args) {
   adopt_start(start, settings);
   settle_threads(settings, launch.facts());
   const TrainData data = open_data(launch.world(), settings);
-  const BatchPlan plan = settle(settings, data, launch.facts().ranks);
-  report_differences(start, settings);
+  const BatchPlan plan = settle(settings, start, data, launch.facts().ranks);
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
   const TrainJob job{
@@ -188,6 +204,7 @@ int run_train(Launch& launch, const Args& args) {
   write_run_folder(launch, settings, args);
   const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);
+  write_communication(mesh, config.run.dir);
   return static_cast<int>(code);
 }
 

@@ -16,6 +16,7 @@ namespace megadict {
 namespace {
 
 constexpr std::string_view kBlank = " \t\r\f\v";
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors begin UTF-8 with it
 
 std::string_view trimmed(std::string_view text) {
   const size_t first = text.find_first_not_of(kBlank);
@@ -52,6 +53,7 @@ std::vector<IniEntry> read_ini(const std::string& path) {
   std::vector<IniEntry> entries;
   std::map<std::string, int> seen;
   for (int number = 1; std::getline(file, text); ++number) {
+    if (number == 1 && text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
     const std::string_view line = trimmed(without_comment(text));
     if (line.empty()) continue;
     if (line.front() == '[') {

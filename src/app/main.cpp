@@ -2,7 +2,9 @@
 // code that all ranks share.
 #include <fmt/format.h>
 
+#include <csignal>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string_view>
 
@@ -22,16 +24,31 @@ int run(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "train") install_stop_handlers();
   Launch launch(&argc, &argv);
   const Args args(argv + 1, argv + argc);
-  if (!args.empty() && args.front() == "--version") {
+  int code = 0;
+  if (!args.empty() && args.front() == "--version")
     say(fmt::format("megadict {}", version()));
-    return 0;
-  }
-  return dispatch(all_commands(), "megadict", launch, args);
+  else
+    code = dispatch(all_commands(), "megadict", launch, args);
+  if (code == 0 && !lost_output().empty())
+    fail(ExitCode::error, "cannot write to standard output: " + lost_output());
+  return code;
+}
+
+Error out_of_memory() {
+  return Error(ExitCode::error, "out of memory", "megadict plan shows what a run needs");
 }
 
 // Library messages may run over many lines (LibTorch appends a backtrace); the first one says it.
 std::string first_line(const std::string& text) {
   return text.substr(0, text.find('\n'));
+}
+
+// LibTorch's allocator has an exception of its own.
+Error unexpected(const std::string& what) {
+  if (what.find("DefaultCPUAllocator") == std::string::npos &&
+      what.find("CUDA out of memory") == std::string::npos)
+    return Error(ExitCode::error, "unexpected: " + what);
+  return out_of_memory();
 }
 
 }  // namespace
@@ -40,13 +57,17 @@ std::string first_line(const std::string& text) {
 
 int main(int argc, char** argv) {
   using namespace megadict;
+  std::signal(SIGXFSZ, SIG_IGN);  // a write beyond `ulimit -f` fails instead, and gets its line
   try {
     return run(argc, argv);
   } catch (const Error& error) {
     abort_with(error);
   } catch (const std::bad_alloc&) {
-    abort_with(Error(ExitCode::error, "out of memory", "megadict plan shows what a run needs"));
+    abort_with(out_of_memory());
+  } catch (const std::filesystem::filesystem_error& error) {
+    abort_with(Error(ExitCode::error, fmt::format("cannot use '{}': {}", error.path1().string(),
+                                                  error.code().message())));
   } catch (const std::exception& error) {
-    abort_with(Error(ExitCode::error, "unexpected: " + first_line(error.what())));
+    abort_with(unexpected(first_line(error.what())));
   }
 }

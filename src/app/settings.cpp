@@ -102,6 +102,11 @@ void check_config(const Config& config) {
         fmt::format("data.micro_batch_size = {} is more than data.batch_size = {}; allowed: 0 "
                     "(the batch) to {}",
                     data.micro_batch_size, data.batch_size, data.batch_size));
+  if (data.max_norm_multiple > 0 && data.max_norm_multiple < 1)
+    refuse(
+        fmt::format("data.max_norm_multiple = {:g} would leave out half of the rows or more; "
+                    "allowed: 0 (off), or 1 or more",
+                    data.max_norm_multiple));
   check_batch(data, {});
   const ModelConfig& model = config.model;
   if (model.n_latents > 0 && model.activation == "topk" && model.k > model.n_latents)

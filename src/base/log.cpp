@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 namespace megadict {
 
@@ -14,6 +16,7 @@ struct Identity {
   int ranks = 1;
   std::string host;
   bool progress_shown = false;
+  int output_error = 0;  // errno of the first line that stdout did not take
 };
 
 Identity& identity() {
@@ -29,18 +32,26 @@ void emit(FILE* stream, std::string text) {
     me.progress_shown = false;
   }
   text += '\n';
-  std::fwrite(text.data(), 1, text.size(), stream);
-  std::fflush(stream);
+  const bool whole = std::fwrite(text.data(), 1, text.size(), stream) == text.size();
+  const bool flushed = std::fflush(stream) == 0;
+  if (stream == stdout && !(whole && flushed) && me.output_error == 0) me.output_error = errno;
 }
 
 }  // namespace
 
 void log_identity(int rank, int ranks, const std::string& host) {
-  identity() = {rank, ranks, host, false};
+  Identity& me = identity();
+  me.rank = rank;
+  me.ranks = ranks;
+  me.host = host;
 }
 
 void say(const std::string& line) {
   if (identity().rank == 0) emit(stdout, line);
+}
+
+std::string lost_output() {
+  return identity().output_error == 0 ? "" : std::strerror(identity().output_error);
 }
 
 void progress(const std::string& line) {

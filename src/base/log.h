@@ -9,7 +9,9 @@ namespace megadict {
 // Who speaks: set once after launch. `node` is the host's index, "" host name prints none.
 void log_identity(int rank, int ranks, const std::string& host);
 
-void say(const std::string& line);       // rank 0, stdout, flushed
+void say(const std::string& line);  // rank 0, stdout, flushed
+// Why a line of say() was lost ("No space left on device"), "" while none was.
+std::string lost_output();
 void progress(const std::string& line);  // rank 0, stderr, overwrites itself; only on a terminal
 void note(const std::string& line);      // rank 0, stderr
 void warn(const std::string& line);      // any rank, stderr, "warning: ..."

@@ -32,6 +32,10 @@ std::string step_text(int64_t step);
 // True while debug.check_collectives is on.
 bool checking_collectives();
 
+// True for the first rank of a node that asks (each rank where no watchdog runs): it says why the
+// job ends, so that ranks that fail alike at the same time do not all say it.
+bool first_to_speak();
+
 // Called by the watchdog's thread before it ends all ranks, for at most two seconds: NCCL stops its
 // kernels. Keyed by `owner`.
 void add_abort_hook(void* owner, void (*hook)(void*));

@@ -56,6 +56,7 @@ class Communicator::Call {
   // After the arguments were found good: counts, and compares with the other ranks if asked to.
   void begin(int64_t bytes) {
     CollectiveCount& count = owner_.counts_[facts_.name];
+    count.kind = facts_.kind;
     ++count.calls;
     count.bytes += bytes;
     if (checking_collectives()) owner_.compare(*this);

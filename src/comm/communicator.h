@@ -32,6 +32,7 @@ namespace megadict {
 enum class ReduceOp { sum, max, min, bit_or };
 
 struct CollectiveCount {
+  const char* kind = "";  // "all_gather"
   int64_t calls = 0;
   int64_t bytes = 0;
 };

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "comm/backends.h"
+#include "comm/call_watch.h"
 #include "comm/launch_env.h"
 #include "comm/watchdog.h"
 
@@ -139,11 +140,11 @@ void abort_all(ExitCode code) {
 }
 
 void abort_with(const Error& error) {
-  // Rank 0 speaks for all of an agreed error, and its abort ends the others while they wait. Who
-  // is still there after that was alone with it.
-  const bool waits = error.agreed() && my_rank != 0;
-  if (waits) sleep(2);
-  print_error(error.line(), !error.agreed() || waits);
+  // One rank speaks for all that fail alike; an abort of another would end it before its line is
+  // out. Who is still there after that was alone with an error that all were to meet.
+  const bool speaks = error.agreed() ? my_rank == 0 : first_to_speak();
+  if (!speaks) sleep(4);
+  if (speaks || error.agreed()) print_error(error.line(), !speaks || !error.agreed());
   abort_all(error.code());
 }
 

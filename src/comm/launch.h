@@ -66,7 +66,8 @@ class Launch {
 // ends ranks that are stopped (SIGSTOP). Alone it finalises and leaves.
 [[noreturn]] void abort_all(ExitCode code);
 
-// Prints the error's line (rank 0 alone if the error is agreed) and ends all ranks with its code.
+// Prints the error's line (rank 0 alone if the error is agreed, else the first rank of a node that
+// fails) and ends all ranks with its code.
 [[noreturn]] void abort_with(const Error& error);
 
 // For `megadict info`: "NCCL 2.28.9, GPUs 0000:17:00.0, ...", or why there is none.

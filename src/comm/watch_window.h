@@ -33,9 +33,11 @@ struct RankSlot {  // MPI aligns its windows to 8 bytes, no more
   std::atomic<int64_t> pulse_ns{0};  // the watchdog thread's last sign of life
   std::atomic<int64_t> since_ns{0};  // when the call below was entered or left
   std::atomic<int64_t> step{-1};
+  std::atomic<uint64_t> current{0};  // communicator of the call below
+  std::atomic<int64_t> calls{0};     // so far, on all communicators
   std::atomic<bool> inside{false};
   std::atomic<bool> ended{false};       // it stopped its watchdog in good order
-  std::atomic<bool> spoken_for{false};  // slot 0: somebody reports for this node
+  std::atomic<bool> spoken_for{false};  // slot 0: somebody says why the job ends
   SharedText kind, name, axis;
   std::array<Arrivals, 32> arrivals;
 

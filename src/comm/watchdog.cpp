@@ -102,7 +102,8 @@ class Watchdog {
     slot.step = step_.load();
     slot.since_ns = now_ns();
     slot.arrive(call.communicator, call.arrivals);
-    communicator_ = call.communicator;
+    slot.current = call.communicator;
+    slot.calls.fetch_add(1);
     slot.inside = true;
   }
 
@@ -119,6 +120,7 @@ class Watchdog {
     leave();
   }
 
+  bool first_to_speak() { return !window_.node().front()->spoken_for.exchange(true); }
   void announce(uint64_t communicator) { window_.mine().arrive(communicator, 0); }
   void forget(uint64_t communicator) { window_.mine().forget(communicator); }
   void set_step(int64_t step) { step_ = step; }
@@ -162,34 +164,62 @@ class Watchdog {
   // where nobody is behind: the line that matters is another node's.
   [[noreturn]] void expire() {
     bool wait = true;
-    if (!window_.node().front()->spoken_for.exchange(true)) {
-      const std::string behind = ranks_behind();
+    if (first_to_speak()) {
+      // What hangs because of it was perhaps entered earlier: let the cause pass the limit too.
+      const double grace_s = std::min(config_.watchdog_s / 4, 2.0);
+      std::this_thread::sleep_for(std::chrono::duration<double>(grace_s));
+      const RankSlot& stuck = first_stuck();
+      const std::string behind = ranks_behind(stuck);
       wait = behind.empty();
-      print_error(report(behind), true);
+      print_error(report(stuck, behind), true);
     }
     if (wait) sleep(5);
     run_hooks();
     abort_all(ExitCode::comm);
   }
 
+  bool is_behind(const RankSlot& slot, const RankSlot& waiting) const {
+    const int64_t theirs = slot.arrivals_at(waiting.current);  // -1: no member
+    return theirs >= 0 && theirs < waiting.arrivals_at(waiting.current);
+  }
+
+  // Past the limit, for a rank that is in no call itself.
+  bool waits_for_the_cause(const RankSlot& waiting) {
+    if (!waiting.inside || seconds_since(waiting.since_ns) <= config_.watchdog_s) return false;
+    return std::any_of(window_.node().begin(), window_.node().end(), [&](const RankSlot* slot) {
+      return !slot->inside && is_behind(*slot, waiting);
+    });
+  }
+
+  // The rank of this node whose call is the one to name: others may wait in later calls for ranks
+  // that wait themselves. All run the same program, so what fewer calls went before comes first.
+  const RankSlot& first_stuck() {
+    const RankSlot* first = &window_.mine();
+    bool found = waits_for_the_cause(*first);
+    for (const RankSlot* slot : window_.node())
+      if (waits_for_the_cause(*slot) && (!found || slot->calls < first->calls)) {
+        first = slot;
+        found = true;
+      }
+    return *first;
+  }
+
   // "rank 2 (pid 71 is stopped; ...); rank 3 (...)"
-  std::string ranks_behind() {
-    const int64_t arrivals = window_.mine().arrivals_at(communicator_);
+  std::string ranks_behind(const RankSlot& waiting) {
     std::string behind;
     for (const RankSlot* slot : window_.node()) {
-      const int64_t theirs = slot->arrivals_at(communicator_);
-      if (theirs >= arrivals || theirs < 0) continue;  // there, or no member
+      if (!is_behind(*slot, waiting)) continue;
       behind += fmt::format("{}rank {} ({})", behind.empty() ? "" : "; ", slot->world_rank.load(),
                             what_it_does(*slot));
     }
     return behind;
   }
 
-  std::string report(const std::string& behind) {
+  std::string report(const RankSlot& waiting, const std::string& behind) const {
     return fmt::format(
         "{} lasts longer than {:g} s. behind on this node: {}. hint: "
         "--debug.watchdog_s sets the limit, --debug.check_collectives compares calls",
-        call_text(window_.mine()), config_.watchdog_s, behind.empty() ? "nobody" : behind);
+        call_text(waiting), config_.watchdog_s, behind.empty() ? "nobody" : behind);
   }
 
   std::string what_it_does(const RankSlot& slot) const {
@@ -233,7 +263,6 @@ class Watchdog {
   double tick_s_ = 1;
   bool parked_ = false;
   std::atomic<int64_t> step_{-1};
-  std::atomic<uint64_t> communicator_{0};
   std::map<void*, void (*)(void*)> hooks_;
   bool stop_ = false;
   std::mutex mutex_;
@@ -291,6 +320,10 @@ void announce_communicator(uint64_t communicator) {
 
 void forget_communicator(uint64_t communicator) {
   if (watchdog() != nullptr) watchdog()->forget(communicator);
+}
+
+bool first_to_speak() {
+  return watchdog() == nullptr || watchdog()->first_to_speak();
 }
 
 bool checking_collectives() {

@@ -135,16 +135,21 @@ void write_fully(int descriptor, const void* data, size_t bytes, const std::stri
   }
 }
 
-AtomicFile::AtomicFile(const std::string& path)
-    : path_(path), temporary_(fmt::format("{}.tmp-{}", path, ::getpid())) {
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+AtomicFile::AtomicFile(const std::string& path) : path_(path) {
+  struct stat facts = {};
+  const bool exists = ::stat(path.c_str(), &facts) == 0;
+  if (exists && S_ISDIR(facts.st_mode)) fail_write(path_, EISDIR);
+  const bool special = exists && !S_ISREG(facts.st_mode);
+  if (!special) temporary_ = fmt::format("{}.tmp-{}", path, ::getpid());
+  const int create = special ? 0 : O_CREAT | O_TRUNC;
+  descriptor_ = ::open((special ? path_ : temporary_).c_str(), O_WRONLY | create | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_write(path_, errno);
 }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
@@ -152,6 +157,10 @@ void AtomicFile::write(const void* data, size_t bytes) {
 }
 
 void AtomicFile::commit() {
+  if (temporary_.empty()) {
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail_write(path_, errno);
+    return;
+  }
   if (::fsync(descriptor_) != 0) fail_write(path_, errno);
   const int closed = ::close(std::exchange(descriptor_, -1));
   if (closed != 0) {  // a network file system may report a full disk only here

@@ -40,7 +40,7 @@ void rename_durably(const std::string& from, const std::string& to);
 void write_fully(int descriptor, const void* data, size_t bytes, const std::string& path);
 
 // A file under construction. Nothing is visible at `path` before commit(); without commit() the
-// temporary file is removed.
+// temporary file is removed. A device or pipe (/dev/stdout) is written to and never replaced.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -53,7 +53,7 @@ class AtomicFile {
   void commit();
 
  private:
-  std::string path_, temporary_;
+  std::string path_, temporary_;  // "" for a device or pipe
   int descriptor_ = -1;
 };
 

@@ -7,12 +7,27 @@
 
 namespace megadict {
 
+namespace {
+
+void refuse_odd_numbers(const std::string& path, const nlohmann::json& state) {
+  const auto step = state.at("step").get<int64_t>(), tokens = state.at("tokens").get<int64_t>();
+  const auto variance = state.at("var_total").get<double>();
+  const auto scale = state.at("normalize").at("scale").get<double>();
+  if (step < 0 || tokens < 0 || !(variance > 0) || !(scale > 0))
+    fail(ExitCode::bad_data,
+         fmt::format("cannot use '{}': step {}, tokens {}, var_total {}, normalize.scale {}", path,
+                     step, tokens, variance, scale));
+}
+
+}  // namespace
+
 CheckpointReader::CheckpointReader(const std::string& folder) : folder_(folder) {
   const std::string path = folder + "/state.json";
   state_ = read_json(path);
   try {
     n_ = state_.at("n_latents").get<int64_t>();
     d_ = state_.at("d").get<int64_t>();
+    refuse_odd_numbers(path, state_);
     int64_t next = 0;
     for (const auto& part : state_.at("parts")) {
       const Range latents{part.at("begin").get<int64_t>(), part.at("end").get<int64_t>()};

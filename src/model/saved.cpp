@@ -40,6 +40,7 @@ std::vector<std::string> names_in(const std::string& folder) {
 
 // -1 where state.json says none.
 int64_t step_in_state(const std::string& folder) {
+  if (!file_exists(folder + "/state.json")) return -1;
   const auto state = nlohmann::json::parse(read_file(folder + "/state.json"), nullptr, false);
   if (!state.is_object() || !state.contains("step") || !state["step"].is_number_integer())
     return -1;
@@ -54,18 +55,9 @@ std::vector<SavedStep> saved_steps(const std::string& run) {
   for (const std::string& name : names_in(folder)) {
     const int64_t step = step_of_name(name);
     // The rename that gives the final name is the last thing a writer does.
-    if (step >= 0 && file_exists(folder + name + "/state.json"))
-      found.push_back({step, folder + name});
+    if (step >= 0 && folder_exists(folder + name)) found.push_back({step, folder + name});
   }
   std::sort(found.begin(), found.end());
-  return found;
-}
-
-std::vector<std::string> unfinished_steps(const std::string& run) {
-  const std::string folder = run + "/checkpoints/";
-  std::vector<std::string> found;
-  for (const std::string& name : names_in(folder))
-    if (name.ends_with(".tmp") || name.ends_with(".old")) found.push_back(folder + name);
   return found;
 }
 

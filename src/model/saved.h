@@ -35,12 +35,11 @@ struct SavedStep {
   auto operator<=>(const SavedStep&) const = default;
 };
 
-// The complete folders of RUN/checkpoints, by step; and what a crash left of others.
+// The folders of RUN/checkpoints that were written to their end, by step. One that is damaged is
+// among them: whoever reads it says so.
 std::vector<SavedStep> saved_steps(const std::string& run);
-std::vector<std::string> unfinished_steps(const std::string& run);
 
-// The complete folder of RUN/checkpoints that RUN/latest names, else the one of the highest step;
-// "" where there is none.
+// The one that RUN/latest names, else the one of the highest step; "" where there is none.
 std::string newest_checkpoint(const std::string& run);
 
 // RUN/final where it is complete and nothing was saved after it, else newest_checkpoint().

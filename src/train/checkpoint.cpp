@@ -138,8 +138,12 @@ void refuse_skipped_rows(const Mesh& mesh, const TrainState& state) {
         "resume the last checkpoint with a lower optim.lr", true);
 }
 
-void refuse_other_data(const std::string& folder, const nlohmann::json& saved,
+void refuse_other_data(const std::string& folder, int64_t width, const nlohmann::json& saved,
                        const DataIdentity& now) {
+  if (width != now.width)
+    fail_agreed(ExitCode::usage, fmt::format("'{}' was trained on rows of width {}, the data have "
+                                             "width {}",
+                                             folder, width, now.width));
   const auto differs = [&](const char* name, const auto& value) {
     if (saved.at(name) != nlohmann::json(value))
       fail_agreed(ExitCode::usage,
@@ -207,16 +211,45 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   mesh.world->barrier("checkpoint committed");
 }
 
+namespace {
+
+// "step_000000100.tmp" and what it replaced, or "latest.tmp-71" of an AtomicFile; nothing that is
+// not a run's own.
+bool is_unfinished(const std::string& name) {
+  const size_t at = std::min(name.rfind(".tmp"), name.rfind(".old"));
+  if (at == std::string::npos) return false;
+  const std::string whole = name.substr(0, at), rest = name.substr(at + 4);
+  if (rest.empty()) return whole.starts_with("step_") || whole == "final";
+  const bool numbered =
+      rest[0] == '-' && rest.find_first_not_of("0123456789", 1) == std::string::npos;
+  constexpr std::string_view kFiles[] = {
+      "latest",    "metrics.jsonl", "config.json",       "env.json",
+      "ranks.txt", "eval.json",     "communication.json"};
+  return numbered && std::find(std::begin(kFiles), std::end(kFiles), whole) != std::end(kFiles);
+}
+
+}  // namespace
+
+void remove_unfinished(const std::string& run) {
+  for (const std::string& folder : {run, run + "/checkpoints"}) {
+    if (!folder_exists(folder)) continue;
+    for (const std::string& path : list_files(folder, ""))
+      if (is_unfinished(file_name(path))) std::filesystem::remove_all(path);
+  }
+}
+
 void prune_checkpoints(const std::string& run, int64_t step, int keep) {
-  std::vector<std::string> old;
+  remove_unfinished(run);
+  std::vector<std::string> left, rest;
   for (const SavedStep& saved : saved_steps(run))
-    if (saved.step > step)
-      std::filesystem::remove_all(saved.folder);  // of a branch that was left
-    else
-      old.push_back(saved.folder);
-  for (size_t i = 0; i + static_cast<size_t>(keep) < old.size(); ++i)
-    std::filesystem::remove_all(old[i]);
-  for (const std::string& path : unfinished_steps(run)) std::filesystem::remove_all(path);
+    (saved.step > step ? left : rest).push_back(saved.folder);
+  const size_t kept = std::min(rest.size(), static_cast<size_t>(keep));
+  left.insert(left.end(), rest.begin(), rest.end() - static_cast<std::ptrdiff_t>(kept));
+  for (const std::string& folder : left) {
+    // Renamed first: one that was removed in part would look like a damaged checkpoint.
+    rename_durably(folder, folder + ".tmp");
+    std::filesystem::remove_all(folder + ".tmp");
+  }
 }
 
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
@@ -224,7 +257,7 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIden
   const CheckpointReader reader(folder);
   try {
     const nlohmann::json& saved = reader.state();
-    refuse_other_data(folder, saved.at("data"), data);
+    refuse_other_data(folder, reader.d(), saved.at("data"), data);
     const Range latents = shard_of(reader.n(), mesh.feature_size(), mesh.feature_index);
     const int64_t block = ceil_div(latents.size(), mesh.data_size());
     ModelConfig model = state.dictionary.config;

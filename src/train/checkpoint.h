@@ -13,7 +13,8 @@ namespace megadict {
 // What state.json says of the data set; compared on resume.
 struct DataIdentity {
   std::string fingerprint;
-  int64_t rows = 0;  // that take part
+  int64_t rows = 0;   // that take part
+  int64_t width = 0;  // in state.json as "d"
   std::string dtype, model, hook, tokenizer;
   int64_t layer = -1;
 };
@@ -22,6 +23,9 @@ struct DataIdentity {
 // world. Refuses (exit 4, agreed) when a row was skipped because of a non-finite gradient.
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
                       const DataIdentity& data, uint64_t seed, const TrainState& state);
+
+// Removes what a crash left half written below `run`, so that it takes no disk. Rank 0 only.
+void remove_unfinished(const std::string& run);
 
 // After the checkpoint of `step`: removes those of later steps (a run that went back to an earlier
 // one has left them), all but the newest `keep` of the rest, and what a crash left unfinished.

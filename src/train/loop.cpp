@@ -100,9 +100,10 @@ ExitCode steps(Run& run, BatchStream& stream) {
 
 }  // namespace
 
-ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState start) {
+ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state) {
   const c10::NoGradGuard no_grad;
-  Run run{mesh, job, std::move(start), RunLog(mesh, job), 0, 0};
+  if (mesh.world->rank() == 0) remove_unfinished(job.run.dir);
+  Run run{mesh, job, std::move(state), RunLog(mesh, job), 0, 0};
   run.log.begin(run.state);
   if (run.state.step < job.step.total_steps) {
     BatchStream stream(*job.data, *job.plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,

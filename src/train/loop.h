@@ -31,9 +31,9 @@ struct TrainJob {
   std::string resume_from;  // a checkpoint folder; "" = a fresh start
 };
 
-// From `start` (train/start.h) to the end. Collective over the mesh. Returns done, requeue (75) or
-// terminated (143); throws exit 4 (agreed) when values stop being finite. The run folder exists and
-// is this run's own.
-ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState start);
+// From `state` (start_state() of train/start.h) to the end. Collective over the mesh. Returns done,
+// requeue (75) or terminated (143); throws exit 4 (agreed) when values stop being finite. The run
+// folder exists and is this run's own.
+ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state);
 
 }  // namespace megadict

@@ -39,7 +39,8 @@ void RunLog::begin(const TrainState& state) {
   // Lines after the checkpoint belong to steps that are done again.
   if (file_exists(path))
     filter_json_lines(path, [&](const ordered_json& line) {
-      return line.value("step", int64_t{0}) <= state.step;
+      const auto step = line.find("step");
+      return step == line.end() || !step->is_number() || *step <= state.step;
     });
   metrics_ = std::make_unique<JsonLines>(path);
   const Dictionary& d = state.dictionary;
@@ -113,6 +114,18 @@ void RunLog::end(const TrainState& state) {
   const double seconds = seconds_now() - begin_s_;
   say(fmt::format("done: {} tokens in {:.1f} s; weights in {}/final", state.tokens - begin_tokens_,
                   seconds, job_.run.dir));
+}
+
+void write_communication(const Mesh& mesh, const std::string& run) {
+  if (mesh.world->rank() != 0) return;
+  ordered_json out;
+  out["mesh"] = mesh.name();
+  for (const Communicator* axis : {mesh.world, mesh.feature.get(), mesh.data.get()}) {
+    ordered_json& calls = out[axis->axis()] = ordered_json::object();
+    for (const auto& [name, count] : axis->counts())
+      calls[name] = {{"kind", count.kind}, {"calls", count.calls}, {"bytes", count.bytes}};
+  }
+  write_json(run + "/communication.json", out);
 }
 
 }  // namespace megadict

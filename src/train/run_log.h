@@ -30,4 +30,8 @@ class RunLog {
   int64_t begin_tokens_ = 0, last_tokens_ = 0;
 };
 
+// RUN/communication.json: calls and received bytes of rank 0 by axis and collective, beside which
+// `megadict plan` can be held. Rank 0 writes.
+void write_communication(const Mesh& mesh, const std::string& run);
+
 }  // namespace megadict

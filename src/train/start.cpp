@@ -1,8 +1,10 @@
 #include "train/start.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "data/batch_stream.h"
 #include "data/normalization.h"
@@ -84,17 +86,27 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   return out;
 }
 
+// A damaged checkpoint is never passed over for an older one: that would lose work silently.
+TrainState resumed_state(const Mesh& mesh, const TrainJob& job) {
+  TrainState state;
+  state.dictionary.config = job.model;
+  try {
+    read_checkpoint(mesh, job.resume_from, job.identity, job.step.optim.ema > 0, job.device, state);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::bad_data) throw;
+    throw Error(error.code(), error.what(), "--run.resume FOLDER takes another checkpoint",
+                error.agreed());
+  }
+  say(fmt::format("resuming '{}' at step {}", job.resume_from, state.step));
+  return state;
+}
+
 }  // namespace
 
 TrainState start_state(const Mesh& mesh, const TrainJob& job) {
+  const c10::NoGradGuard no_grad;
+  if (!job.resume_from.empty()) return resumed_state(mesh, job);
   TrainState state;
-  const bool with_ema = job.step.optim.ema > 0;
-  if (!job.resume_from.empty()) {
-    state.dictionary.config = job.model;
-    read_checkpoint(mesh, job.resume_from, job.identity, with_ema, job.device, state);
-    say(fmt::format("resuming '{}' at step {}", job.resume_from, state.step));
-    return state;
-  }
   const Sample sample = read_sample(job);
   report(sample);
   state.normalization = sample.facts.normalization;
@@ -106,7 +118,7 @@ TrainState start_state(const Mesh& mesh, const TrainJob& job) {
                          ? initialise(mesh, job.model, n, latents, padded,
                                       sample.rows_md.to(job.device), job.run.seed)
                          : from_another(mesh, job, latents, padded, state);
-  reset_optimiser(mesh, with_ema, state);
+  reset_optimiser(mesh, job.step.optim.ema > 0, state);
   return state;
 }
 

@@ -29,7 +29,9 @@ def call(binary, args, cwd, ranks=0):
 
 
 def listing(folder: Path):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+    """Every path below, and what the files hold."""
+    return {str(p.relative_to(folder)): hash(p.read_bytes()) if p.is_file() else None
+            for p in folder.rglob("*")}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +170,13 @@ def test_config_files(megadict_bin, place, text, part):
     refused(megadict_bin, place, args, USAGE, part)
 
 
+def test_config_file_of_another_system(megadict_bin, place):
+    """A byte order mark and carriage returns do no harm."""
+    (place / "a.ini").write_bytes(b"\xef\xbb\xbf[model]\r\nk = 0\r\n")
+    args = ["train", "--config", "a.ini", "--data.path", "acts", "--run.dir", "run"]
+    refused(megadict_bin, place, args, USAGE, "model.k = '0' (a.ini:2): out of range")
+
+
 def test_config_file_that_cannot_be_read(megadict_bin, place):
     for name, why in (("no.ini", "No such file"), ("acts", "Is a directory")):
         args = ["train", "--config", name, "--data.path", "acts", "--run.dir", "run"]
@@ -279,7 +288,7 @@ def test_help_and_version(megadict_bin, tmp_path):
         assert done.stdout.startswith("usage: megadict ")
     done = call(megadict_bin, ["--version"], tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("megadict 0.")
-    assert listing(tmp_path) == []
+    assert listing(tmp_path) == {}
 
 
 def test_help_lists_every_frozen_name(megadict_bin, tmp_path, repo_root):

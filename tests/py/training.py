@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 MPI_ENV = {
@@ -80,6 +81,32 @@ def weights(folder):
         for name, value in load_file(part).items():
             tensors.setdefault(name, []).append(value)
     return tensors
+
+
+def ranks_of(run_dir):
+    """Process ids of the ranks that train into `run_dir`."""
+    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if is_rank_of(p, run_dir)]
+
+
+def is_rank_of(proc: Path, run_dir):
+    try:
+        words = (proc / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"mpirun" not in words[0] and str(run_dir).encode() in words
+
+
+def gone(pid, limit_s=20):
+    """Whether the process has ended, or ends soon."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def same_bits(a, b):

@@ -58,6 +58,10 @@ void fails_agreed(Job& job) {
   fail_agreed(static_cast<ExitCode>(std::atoi(job.value.c_str())), "nobody can go on");
 }
 
+void all_fail(Job& job) {
+  fail(static_cast<ExitCode>(std::atoi(job.value.c_str())), "every rank finds the same file torn");
+}
+
 void stops_in_mismatch(Job& job) {
   if (job.value == "name") reduce(job.feature, 8, job.odd() ? "other sums" : "partial sums");
   if (job.value == "count") reduce(job.feature, job.odd() ? 7 : 8, "partial sums");
@@ -106,7 +110,7 @@ struct Fault {
 constexpr Fault kFaults[] = {
     {"sleeps", sleeps},     {"stops", stops},         {"leaves", leaves},
     {"fails", fails_alone}, {"agreed", fails_agreed}, {"mismatch", stops_in_mismatch},
-    {"works", works},       {"gpus", asks_for_gpus},
+    {"works", works},       {"gpus", asks_for_gpus},  {"all_fail", all_fail},
 };
 
 int run(int argc, char** argv) {
