@@ -135,9 +135,11 @@ def kill_one(binary, words, out, seed, in_checkpoint):
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
     process.communicate(timeout=30)
-    seconds = time.monotonic() - began
     assert process.returncode != 0
-    assert not ranks_of(out)
+    while ranks_of(out):  # the launcher may end before its last rank
+        assert time.monotonic() - began < 30
+        time.sleep(0.01)
+    seconds = time.monotonic() - began
     return bool(list(out.glob("checkpoints/*.tmp"))), seconds
 
 
