@@ -72,6 +72,7 @@ TEST(CheckConfig, RefusesImpossibleCombinations) {
             "data.micro_batch_size = 5000 is more than data.batch_size = 4096"},
            {[](Config& c) { c.data.tokens = 100; },
             "data.tokens = 100 is less than data.batch_size = 4096"},
+           {[](Config& c) { c.data.max_norm_multiple = 0.5; }, "data.max_norm_multiple = 0.5"},
            {[](Config& c) { c.model.n_latents = 16; },
             "model.k = 32 is more than model.n_latents = 16"},
            {[](Config& c) { c.debug.hang_at = std::string("encode"); }, "debug.hang_at"},
