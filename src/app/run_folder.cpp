@@ -38,7 +38,10 @@ std::string without_slash(std::string path) {
 }
 
 std::string checkpoint_to_resume(const RunConfig& run) {
-  if (run.resume == "auto") return newest_state(run.dir);
+  if (run.resume == "auto") {
+    const std::string newest = newest_checkpoint(run.dir);
+    return newest.empty() ? newest_state(run.dir) : newest;
+  }
   const bool holds = holds_run(run.dir);
   if (run.resume == "never") {
     if (holds)
