@@ -192,6 +192,13 @@ def with_run(place, trained):  # noqa: F811
     return place
 
 
+@pytest.fixture
+def interrupted(with_run):
+    """The same run, ended after its last checkpoint and before final/."""
+    shutil.rmtree(with_run / "run" / "final")
+    return with_run
+
+
 NEWEST = "checkpoints/step_000000010"
 PART = "part_00_of_01.safetensors"
 
@@ -245,28 +252,28 @@ CHECKPOINTS = [
 
 @pytest.mark.parametrize("title, name, harm, part, ranks", on_meshes(CHECKPOINTS, (0, 5, 9)),
                          ids=lambda v: v if isinstance(v, (int, str)) else "")
-def test_damaged_checkpoint(megadict_bin, with_run, title, name, harm, part, ranks):
-    harm(with_run / "run" / NEWEST / name)
-    refused(megadict_bin, with_run, train("acts", "run", "--run.resume", "auto"), BAD_DATA, NEWEST, part,
+def test_damaged_checkpoint(megadict_bin, interrupted, title, name, harm, part, ranks):
+    harm(interrupted / "run" / NEWEST / name)
+    refused(megadict_bin, interrupted, train("acts", "run", "--run.resume", "auto"), BAD_DATA, NEWEST, part,
             "--run.resume FOLDER takes another checkpoint", ranks=ranks)  # fmt: skip
     if ranks == 0:
         for more in (["eval", "--data.path", "acts"], ["export", "--format", "saelens", "--out", "o"]):
             code = USAGE if name == "state.json" and harm is Path.unlink else BAD_DATA
-            refused(megadict_bin, with_run, [*more, "--run.dir", f"run/{NEWEST}"], code)
+            refused(megadict_bin, interrupted, [*more, "--run.dir", f"run/{NEWEST}"], code)
 
 
-def test_an_older_checkpoint_can_be_named(megadict_bin, with_run):
-    truncate(with_run / "run" / NEWEST / PART)
-    text = done(megadict_bin, with_run, train("acts", "run", "--run.resume", "run/checkpoints/step_000000008"))
+def test_an_older_checkpoint_can_be_named(megadict_bin, interrupted):
+    truncate(interrupted / "run" / NEWEST / PART)
+    text = done(megadict_bin, interrupted, train("acts", "run", "--run.resume", "run/checkpoints/step_000000008"))
     assert "resuming 'run/checkpoints/step_000000008' at step 8" in text
 
 
 @pytest.mark.parametrize("text", ["step_000000099\n", "", "../../etc\n"])
-def test_latest_that_points_nowhere_does_no_harm(megadict_bin, with_run, text):
-    (with_run / "run" / "latest").write_text(text)
+def test_latest_that_points_nowhere_does_no_harm(megadict_bin, interrupted, text):
+    (interrupted / "run" / "latest").write_text(text)
     args = train("acts", "run", "--run.resume", "auto", "--data.tokens", "540")
-    assert f"resuming 'run/{NEWEST}' at step 10" in done(megadict_bin, with_run, args)
-    assert (with_run / "run" / "latest").read_text() == "step_000000012\n"
+    assert f"resuming 'run/{NEWEST}' at step 10" in done(megadict_bin, interrupted, args)
+    assert (interrupted / "run" / "latest").read_text() == "step_000000012\n"
 
 
 def test_log_with_odd_lines(megadict_bin, with_run):
@@ -281,10 +288,10 @@ def test_log_with_odd_lines(megadict_bin, with_run):
     assert log.read_text().startswith('{"step":"ten"}\n{"step":12,')
 
 
-def test_file_where_a_folder_belongs(megadict_bin, with_run):
-    shutil.rmtree(with_run / "run" / "checkpoints")
-    (with_run / "run" / "checkpoints").write_text("")
-    result = call(megadict_bin, train("acts", "run", "--run.resume", "auto"), with_run)
+def test_file_where_a_folder_belongs(megadict_bin, interrupted):
+    shutil.rmtree(interrupted / "run" / "checkpoints")
+    (interrupted / "run" / "checkpoints").write_text("")
+    result = call(megadict_bin, train("acts", "run", "--run.resume", "auto"), interrupted)
     assert result.returncode == ERROR
     assert result.stderr.startswith("megadict: cannot ") and "run/checkpoints" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -309,7 +316,7 @@ def test_checkpoint_of_another_run(megadict_bin, with_run, ranks):
     done(megadict_bin, with_run, [*args, "--out", "other", "--d", "16", "--seed", "5"])
     resume = ["--run.resume", "auto"]
     refused(megadict_bin, with_run, train("narrow", "run", *resume), USAGE,
-            f"'run/{NEWEST}' was trained on rows of width 16, the data have width 8", ranks=ranks)  # fmt: skip
+            "'run/final' was trained on rows of width 16, the data have width 8", ranks=ranks)  # fmt: skip
     refused(megadict_bin, with_run, train("other", "run", *resume), USAGE, "was trained on other data",
             ranks=ranks)  # fmt: skip
     refused(megadict_bin, with_run, train("narrow", "new", "--model.init_from", "run"), USAGE,
