@@ -141,10 +141,12 @@ void abort_all(ExitCode code) {
 
 void abort_with(const Error& error) {
   // One rank speaks for all that fail alike; an abort of another would end it before its line is
-  // out. Who is still there after that was alone with an error that all were to meet.
-  const bool speaks = error.agreed() ? my_rank == 0 : first_to_speak();
-  if (!speaks) sleep(4);
-  if (speaks || error.agreed()) print_error(error.line(), !speaks || !error.agreed());
+  // out. For an error that all meet that is rank 0: who is still there after a while was alone.
+  if (error.agreed() && my_rank != 0) sleep(6);
+  if (first_to_speak())
+    print_error(error.line(), !error.agreed() || my_rank != 0);
+  else
+    sleep(4);
   abort_all(error.code());
 }
 

@@ -316,7 +316,7 @@ def test_checkpoint_of_another_run(megadict_bin, with_run, ranks):
     done(megadict_bin, with_run, [*args, "--out", "other", "--d", "16", "--seed", "5"])
     resume = ["--run.resume", "auto"]
     refused(megadict_bin, with_run, train("narrow", "run", *resume), USAGE,
-            "'run/final' was trained on rows of width 16, the data have width 8", ranks=ranks)  # fmt: skip
+            "'run/checkpoints/step_000000010' was trained on rows of width 16, the data have width 8", ranks=ranks)  # fmt: skip
     refused(megadict_bin, with_run, train("other", "run", *resume), USAGE, "was trained on other data",
             ranks=ranks)  # fmt: skip
     refused(megadict_bin, with_run, train("narrow", "new", "--model.init_from", "run"), USAGE,
