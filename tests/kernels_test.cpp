@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/kernel_set.h"
@@ -131,30 +132,127 @@ TEST_P(Kernels, DecodeAndRowGradientsMatchDenseAlgebra) {
   }
 }
 
-TEST_P(Kernels, AdamMatchesTheFormulaAndLeavesNonFiniteRowsAlone) {
+// A row's step by the formulas of optimiser.h, in fp64: returns w, changes m and v.
+at::Tensor stepped(const at::Tensor& w, at::Tensor g, at::Tensor& m, at::Tensor& v,
+                   const at::Tensor& skipped, const UpdateArgs& args) {
+  if (args.unit_rows) g = g - (g * w).sum(1, true) * w;
+  g = g * args.gradient_scale;
+  const double t = static_cast<double>(args.step);
+  const double beta1 = args.kind == OptimiserKind::adam ? args.beta1 : 0.0;
+  m = m * beta1 + g * (1 - beta1);
+  v = v * at::pow(args.beta2, skipped + 1).unsqueeze(1) + g * g * (1 - args.beta2);
+  at::Tensor out = args.kind == OptimiserKind::sign_sgd
+                       ? w - args.lr * g.sign()
+                       : w - args.lr * (m / (1 - std::pow(beta1, t))) /
+                                 ((v / (1 - std::pow(args.beta2, t))).sqrt() + args.eps);
+  return args.unit_rows ? out / out.norm(2, {1}, true) : out;
+}
+
+TEST_P(Kernels, UpdatesMatchTheFormulasAndLeaveNonFiniteRowsAlone) {
   const Shape s = shape();
-  for (bool unit : {false, true}) {
-    at::Tensor w = at::randn({s.l, s.d}), g = at::randn({s.l, s.d});
-    if (unit) w = w / w.norm(2, {1}, true);
-    at::Tensor m = at::randn({s.l, s.d}), v = at::rand({s.l, s.d});
-    g[0][s.d - 1] = std::numeric_limits<float>::quiet_NaN();
-    const at::Tensor w0 = w.clone(), m0 = m.clone(), v0 = v.clone();
-    const AdamArgs args{1e-2, .9, .999, 1e-8, .19, .002, 3.0, unit};
-    EXPECT_EQ(set().adam_rows(w, g, m, v, args), 1);
-    EXPECT_TRUE(at::equal(w[0], w0[0]));
-    EXPECT_TRUE(at::equal(m[0], m0[0]));
-    at::Tensor grad = g.to(at::kDouble);
-    const at::Tensor wd = w0.to(at::kDouble);
-    if (unit) grad = grad - (grad * wd).sum(1, true) * wd;
-    grad = grad * 3.0;
-    const at::Tensor m1 = .9 * m0 + .1 * grad, v1 = .999 * v0 + .001 * grad * grad;
-    at::Tensor want = wd - 1e-2 / .19 * m1 / ((v1 / .002).sqrt() + 1e-8);
-    if (unit) want = want / want.norm(2, {1}, true);
-    if (s.l > 1) {
-      EXPECT_TRUE(at::allclose(w.slice(0, 1).to(at::kDouble), want.slice(0, 1), 1e-4, 1e-5));
-      EXPECT_TRUE(at::allclose(v.slice(0, 1).to(at::kDouble), v1.slice(0, 1), 1e-4, 1e-6));
+  for (const Optimiser& optimiser : all_optimisers())
+    for (bool unit : {false, true}) {
+      at::Tensor w = at::randn({s.l, s.d}), g = at::randn({s.l, s.d});
+      if (unit) w = w / w.norm(2, {1}, true);
+      Parameter p{w, {}, {}};
+      if (optimiser.first_moment) p.m = at::randn({s.l, s.d});
+      if (optimiser.second_moment) p.v = at::rand({s.l, s.d});
+      g[0][s.d - 1] = std::numeric_limits<float>::quiet_NaN();
+      // Where lazy: rows of many ages, every fifth without gradient.
+      at::Tensor skipped;
+      if (optimiser.lazy) {
+        skipped = at::arange(s.l, at::kLong);
+        skipped.masked_fill_(at::arange(s.l).remainder(5).eq(4), -1);
+      }
+      const at::Tensor w0 = w.clone();
+      at::Tensor m = p.m.defined() ? p.m.to(at::kDouble) : at::zeros({s.l, s.d}, at::kDouble);
+      at::Tensor v = p.v.defined() ? p.v.to(at::kDouble) : at::zeros({s.l, s.d}, at::kDouble);
+      const UpdateArgs args{optimiser.kind, 1e-2, .9, .99, 1e-8, 3, 3.0, unit};
+      EXPECT_EQ(set().update_rows(p, g, skipped, args), 1) << optimiser.name;
+      EXPECT_TRUE(at::equal(w[0], w0[0])) << optimiser.name;
+      const at::Tensor ages = optimiser.lazy ? skipped : at::zeros({s.l}, at::kLong);
+      at::Tensor want =
+          stepped(w0.to(at::kDouble), g.to(at::kDouble), m, v, ages.to(at::kDouble), args);
+      const at::Tensor left = ages.lt(0).unsqueeze(1);
+      want = at::where(left, w0.to(at::kDouble), want);
+      if (s.l == 1) continue;
+      EXPECT_TRUE(at::allclose(w.slice(0, 1).to(at::kDouble), want.slice(0, 1), 1e-4, 1e-5))
+          << optimiser.name << " " << unit;
+      if (p.v.defined()) {
+        const at::Tensor got = p.v.to(at::kDouble).masked_fill(left, 0).slice(0, 1);
+        EXPECT_TRUE(at::allclose(got, v.masked_fill(left, 0).slice(0, 1), 1e-4, 1e-6));
+      }
     }
-  }
+}
+
+// One pass over the latents equals gradient tensors and then the update, for two sources, of which
+// the second speaks of every third latent; also where a row's gradient is not finite.
+TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
+  const Shape s = shape();
+  const Codes codes = set().positive({x_, w_, bias_});
+  const LatentCodes by_latent = set().by_latent(codes);
+  const at::Tensor some = at::arange(0, s.l, 3, at::kLong);
+  const Codes few = set().positive({x_, w_.index_select(0, some), bias_.index_select(0, some)});
+  const LatentCodes few_by_latent = set().by_latent(few);
+  at::Tensor g = at::randn({s.b, s.d}), g2 = at::randn({s.b, s.d});
+  for (const Optimiser& optimiser : all_optimisers())
+    for (const bool tied : {false, true}) {
+      const auto latent_rows = [&] {
+        at::manual_seed(3);
+        const auto parameter = [&](at::Tensor w) {
+          Parameter out{std::move(w), {}, {}};
+          if (optimiser.first_moment) out.m = at::randn(out.w.sizes());
+          if (optimiser.second_moment) out.v = at::rand(out.w.sizes());
+          return out;
+        };
+        const at::Tensor w_dec = at::randn({s.l, s.d});
+        LatentRows rows;
+        rows.w_enc = parameter(at::randn({s.l, s.d}));
+        rows.w_dec = tied ? rows.w_enc : parameter(w_dec / w_dec.norm(2, {1}, true));
+        rows.b_enc = parameter(at::randn({s.l}));
+        if (optimiser.lazy) rows.last_step_l = at::arange(s.l, at::kLong).remainder(7);
+        return rows;
+      };
+      LatentRows rows = latent_rows(), want = latent_rows();
+      const UpdateArgs args{optimiser.kind, 1e-2, .9, .99, 1e-8, 9, 1, !tied};
+      const std::vector<GradientSource> sources = {{by_latent, x_, g, 1, 0.3},
+                                                   {few_by_latent, x_, g2, 0.25, 0, some}};
+      const RowPassResult result = set().row_pass(sources, rows, args);
+      const RowPassResult reference = kTensorKernels.row_pass(sources, want, args);
+      EXPECT_EQ(result.skipped, 0);
+      EXPECT_NEAR(result.square, reference.square, 1e-4 * reference.square);
+      EXPECT_TRUE(at::allclose(result.b_dec_d, reference.b_dec_d, 1e-3, 1e-3)) << optimiser.name;
+      // A sign may differ where a gradient is nearly zero.
+      const double share = optimiser.kind == OptimiserKind::sign_sgd ? 0.01 : 0;
+      for (const auto& [got, expected] : {std::pair{rows.w_enc, want.w_enc},
+                                          {rows.w_dec, want.w_dec},
+                                          {rows.b_enc, want.b_enc}}) {
+        const at::Tensor off = at::isclose(got.w, expected.w, 1e-3, 1e-4).logical_not();
+        EXPECT_LE(off.to(at::kDouble).mean().item<double>(), share) << optimiser.name << tied;
+        if (got.v.defined()) {
+          EXPECT_TRUE(at::allclose(got.v, expected.v, 1e-3, 1e-3)) << optimiser.name << tied;
+        }
+      }
+      if (optimiser.lazy) {
+        EXPECT_TRUE(at::equal(rows.last_step_l, want.last_step_l));
+      }
+    }
+}
+
+TEST_P(Kernels, RowPassLeavesALatentWithoutFiniteGradientAlone) {
+  const Shape s = shape();
+  const Codes codes = set().positive({x_, w_, bias_});
+  if (codes.nnz() == 0) return;
+  const LatentCodes by_latent = set().by_latent(codes);
+  at::Tensor g = at::randn({s.b, s.d});
+  g.fill_(std::numeric_limits<float>::infinity());
+  const at::Tensor w = at::randn({s.l, s.d});
+  LatentRows rows{{w.clone(), {}, {}}, {w.clone(), {}, {}}, {at::zeros({s.l}), {}, {}}, {}};
+  const UpdateArgs args{OptimiserKind::sign_sgd, 1e-2, 0, 0, 0, 1, 1, false};
+  const std::vector<GradientSource> sources = {{by_latent, x_, g, 1, 0}};
+  EXPECT_GT(set().row_pass(sources, rows, args).skipped, 0);
+  EXPECT_TRUE(at::equal(rows.w_enc.w, w));
+  EXPECT_TRUE(at::equal(rows.w_dec.w, w));
 }
 
 INSTANTIATE_TEST_SUITE_P(

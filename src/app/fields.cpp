@@ -57,7 +57,7 @@ Fields model_fields(ModelConfig& c) {
 
 Fields optim_fields(OptimConfig& c) {
   return {
-      {"optim.name", &c.name, "", "optimiser", one_of({"adam"}), fixed},
+      {"optim.name", &c.name, "", "optimiser", one_of({"adam", "adam_b1_0", "sign_sgd"}), fixed},
       {"optim.lr", &c.lr, "", "learning rate; 0 = 2e-4 / sqrt(n_latents / 2^14)", between(0, 10),
        notice},
       {"optim.beta1", &c.beta1, "", "decay of Adam's first moment", from_to_below(0, 1), notice},

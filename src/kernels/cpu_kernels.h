@@ -15,7 +15,9 @@ Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& 
 at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld);
 LatentCodes cpu_by_latent(const Codes& codes);
 void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out);
-int64_t cpu_adam_rows(at::Tensor& w, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
-                      const AdamArgs& args);
+int64_t cpu_update_rows(Parameter& parameter, const at::Tensor& g, const at::Tensor& skipped_l,
+                        const UpdateArgs& args);
+RowPassResult cpu_row_pass(std::span<const GradientSource> sources, LatentRows& rows,
+                           const UpdateArgs& args);
 
 }  // namespace megadict

@@ -150,30 +150,6 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
   }
 }
 
-int64_t cpu_adam_rows(at::Tensor& w, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
-                      const AdamArgs& args) {
-  const int64_t rows = w.size(0), d = w.numel() / std::max<int64_t>(rows, 1);
-  float* w_all = w.mutable_data_ptr<float>();
-  const float* g_all = g.const_data_ptr<float>();
-  float* m_all = m.mutable_data_ptr<float>();
-  float* v_all = v.mutable_data_ptr<float>();
-  int64_t skipped = 0;
-#pragma omp parallel for schedule(static) reduction(+ : skipped)
-  for (int64_t row = 0; row < rows; ++row) {
-    float* w_row = w_all + row * d;
-    const float* g_row = g_all + row * d;
-    const double square = dot(g_row, g_row, d);
-    if (!std::isfinite(square * args.gradient_scale * args.gradient_scale)) {
-      ++skipped;
-      continue;
-    }
-    const double along = args.unit_rows ? dot(g_row, w_row, d) : 0;
-    adam_row(w_row, g_row, m_all + row * d, v_all + row * d, d, static_cast<float>(along), args);
-    if (args.unit_rows) scale_to_unit(w_row, d);
-  }
-  return skipped;
-}
-
 const KernelSet kCpuKernels = {"cpu",
                                "hand-written loops, AVX-512 or AVX2 where there",
                                cpu_topk,
@@ -183,6 +159,7 @@ const KernelSet kCpuKernels = {"cpu",
                                cpu_decode,
                                cpu_by_latent,
                                cpu_row_gradients,
-                               cpu_adam_rows};
+                               cpu_update_rows,
+                               cpu_row_pass};
 
 }  // namespace megadict

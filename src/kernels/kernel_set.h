@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "kernels/codes.h"
+#include "kernels/optimiser.h"
 
 namespace megadict {
 
@@ -32,11 +33,36 @@ struct RowGradientArgs {
   double l1 = 0;  // adds l1 * sum z |w_dec row|
 };
 
-struct AdamArgs {
-  double lr, beta1, beta2, eps;
-  double correction1, correction2;  // 1 - beta^t
-  double gradient_scale = 1;
-  bool unit_rows = false;  // remove the gradient along the row, renormalise after the update
+// A parameter with a row per latent and what the optimiser keeps of it (undefined where it keeps
+// nothing); w [l, d] or, of biases, [l].
+struct Parameter {
+  at::Tensor w, m, v;
+};
+
+// The latents that a rank updates. `last_step_l`: i64, the step of each row's last update; only
+// where the optimiser is lazy.
+struct LatentRows {
+  Parameter w_enc, w_dec, b_enc;  // w_dec.w is w_enc.w when the decoder is tied
+  at::Tensor last_step_l;
+  bool tied() const { return w_dec.w.is_same(w_enc.w); }
+};
+
+// Codes and the two row sets whose outer products are a gradient: of the reconstruction, or of
+// AuxK's.
+struct GradientSource {
+  const LatentCodes& codes;
+  const at::Tensor& x_bd;  // as in EncodeArgs
+  const at::Tensor& g_bd;  // dL/d x_hat
+  double factor = 1;       // of all that comes from here
+  double l1 = 0;           // adds l1 * sum z |w_dec row|
+  at::Tensor latent_c =
+      {};  // i64 ascending: the latent of each list of `codes`; undefined = itself
+};
+
+struct RowPassResult {
+  int64_t skipped = 0;  // latents whose gradient was not finite; they are left alone
+  double square = 0;    // sum of the squares of all gradients
+  at::Tensor b_dec_d;   // fp64: -sum of b_enc's gradient times the encoder row before its update
 };
 
 struct KernelSet {
@@ -56,10 +82,15 @@ struct KernelSet {
   at::Tensor (*decode)(const Codes&, const at::Tensor& w_dec_ld);
   LatentCodes (*by_latent)(const Codes&);
   void (*row_gradients)(const RowGradientArgs&, const RowGradients&);
-  // One Adam step on rows w with gradient g and moments m, v. A row whose gradient is not finite
-  // is left alone, moments too; returns how many there were.
-  int64_t (*adam_rows)(at::Tensor& w, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
-                       const AdamArgs&);
+  // One step on the rows of w with gradient g. A row whose gradient is not finite is left alone,
+  // moments too; returns how many there were. `skipped_l`: i64, where the optimiser is lazy: steps
+  // without gradient since the row's last update, -1 = leave it alone.
+  int64_t (*update_rows)(Parameter&, const at::Tensor& g, const at::Tensor& skipped_l,
+                         const UpdateArgs&);
+  // Gradients and update in one pass over the latents, no gradient tensor (performance.md 2.1, S5).
+  // The same step as row_gradients() of every source and update_rows(). `update.unit_rows` is for
+  // w_dec alone.
+  RowPassResult (*row_pass)(std::span<const GradientSource>, LatentRows&, const UpdateArgs& update);
 };
 
 inline constexpr int64_t kCutAll = 0xFFFFFFFEll;        // every real entry is selected

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/kernel_set.h"
@@ -154,29 +155,105 @@ void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out) 
   });
 }
 
-int64_t tensor_adam_rows(at::Tensor& w, const at::Tensor& g_raw, at::Tensor& m, at::Tensor& v,
-                         const AdamArgs& args) {
-  if (w.numel() == 0) return 0;
-  const int64_t rows = w.size(0);
-  at::Tensor w_rows = w.view({rows, -1}), m_rows = m.view({rows, -1}), v_rows = v.view({rows, -1});
-  at::Tensor g = g_raw.view({rows, -1});
-  const at::Tensor sound =
-      (g.to(at::kDouble).square().sum(1) * (args.gradient_scale * args.gradient_scale)).isfinite();
-  const at::Tensor keep = sound.unsqueeze(1);
-  if (args.unit_rows) g = g - (g * w_rows).sum(1, true) * w_rows;
+// What is subtracted from w, and the moments after the step.
+at::Tensor step_of(const at::Tensor& g, const at::Tensor& decay, const UpdateArgs& args,
+                   at::Tensor& m, at::Tensor& v) {
+  const auto t = static_cast<double>(args.step);
+  if (args.kind == OptimiserKind::sign_sgd) return args.lr * g.sign();
+  v = v * decay + g * g * (1 - args.beta2);
+  const at::Tensor root = (v / (1 - std::pow(args.beta2, t))).sqrt() + args.eps;
+  if (args.kind == OptimiserKind::adam_b1_0) return args.lr * g / root;
+  m = m * args.beta1 + g * (1 - args.beta1);
+  return args.lr / (1 - std::pow(args.beta1, t)) * m / root;
+}
+
+int64_t tensor_update_rows(Parameter& parameter, const at::Tensor& g_raw,
+                           const at::Tensor& skipped_l, const UpdateArgs& args) {
+  const int64_t rows = parameter.w.size(0);
+  if (parameter.w.numel() == 0) return 0;
+  const auto by_row = [&](const at::Tensor& t) { return t.defined() ? t.view({rows, -1}) : t; };
+  at::Tensor w = by_row(parameter.w), m = by_row(parameter.m), v = by_row(parameter.v);
+  at::Tensor g = by_row(g_raw);
+  const double scale = args.gradient_scale * args.gradient_scale;
+  const at::Tensor bad = (g.to(at::kDouble).square().sum(1) * scale).isfinite().logical_not();
+  const at::Tensor wanted = skipped_l.defined() ? skipped_l.ge(0) : at::ones_like(bad);
+  const at::Tensor keep = wanted.logical_and(bad.logical_not()).unsqueeze(1);
+  if (args.unit_rows) g = g - (g * w).sum(1, true) * w;
   g = g * args.gradient_scale;
-  const at::Tensor m_next = m_rows * args.beta1 + g * (1 - args.beta1);
-  const at::Tensor v_next = v_rows * args.beta2 + g * g * (1 - args.beta2);
-  at::Tensor w_next = w_rows - (args.lr / args.correction1) * m_next /
-                                   ((v_next / args.correction2).sqrt() + args.eps);
+  const at::Tensor skipped = skipped_l.defined() ? skipped_l : at::zeros_like(bad, at::kLong);
+  const at::Tensor decay =
+      at::pow(args.beta2, (skipped + 1).to(at::kDouble)).to(at::kFloat).unsqueeze(1);
+  at::Tensor m_next = m, v_next = v;
+  at::Tensor w_next = w - step_of(g, decay, args, m_next, v_next);
   if (args.unit_rows) {
     const at::Tensor norm = w_next.norm(2, {1}, true);
     w_next = at::where(norm > 0, w_next / norm, w_next);
   }
-  m_rows.copy_(at::where(keep, m_next, m_rows));
-  v_rows.copy_(at::where(keep, v_next, v_rows));
-  w_rows.copy_(at::where(keep, w_next, w_rows));
-  return rows - sound.sum().item<int64_t>();
+  w.copy_(at::where(keep, w_next, w));
+  if (m.defined()) m.copy_(at::where(keep, m_next, m));
+  if (v.defined()) v.copy_(at::where(keep, v_next, v));
+  return bad.logical_and(wanted).sum().item<int64_t>();
+}
+
+// The gradients of all sources, [l, d].
+RowGradients sum_of_sources(std::span<const GradientSource> sources, const LatentRows& rows) {
+  const auto zeros = [&](int64_t count) {
+    RowGradients out{at::zeros({count, rows.w_enc.w.size(1)}, rows.w_enc.w.options()), {}, {}};
+    out.w_enc_ld = rows.tied() ? out.w_dec_ld : at::zeros_like(out.w_dec_ld);
+    out.b_enc_l = at::zeros({count}, rows.w_enc.w.options());
+    return out;
+  };
+  RowGradients total = zeros(rows.w_enc.w.size(0));
+  for (const GradientSource& source : sources) {
+    const bool all = !source.latent_c.defined();
+    const at::Tensor latent =
+        all ? at::arange(source.codes.latents, source.codes.latent_start.options())
+            : source.latent_c;
+    RowGradients part = zeros(source.codes.latents);
+    tensor_row_gradients({source.codes, source.x_bd, source.g_bd,
+                          rows.w_dec.w.index_select(0, latent), source.l1 / source.factor},
+                         part);
+    total.w_enc_ld.index_add_(0, latent, part.w_enc_ld, source.factor);
+    if (!rows.tied()) total.w_dec_ld.index_add_(0, latent, part.w_dec_ld, source.factor);
+    total.b_enc_l.index_add_(0, latent, part.b_enc_l, source.factor);
+  }
+  return total;
+}
+
+RowPassResult tensor_row_pass(std::span<const GradientSource> sources, LatentRows& rows,
+                              const UpdateArgs& args) {
+  RowGradients g = sum_of_sources(sources, rows);
+  const auto square_of = [](const at::Tensor& t) {
+    const at::Tensor square = t.to(at::kDouble).square();
+    return t.dim() > 1 ? square.sum(1) : square;
+  };
+  at::Tensor square = square_of(g.w_enc_ld) + square_of(g.b_enc_l);
+  if (!rows.tied()) square = square + square_of(g.w_dec_ld);
+  const double scale = args.gradient_scale * args.gradient_scale;
+  const at::Tensor sound = (square * scale).isfinite();
+  RowPassResult out;
+  out.skipped = sound.numel() - sound.sum().item<int64_t>();
+  out.square = at::where(sound, square, at::zeros_like(square)).sum().item<double>();
+  const at::Tensor bias = at::where(sound, g.b_enc_l, at::zeros_like(g.b_enc_l));
+  out.b_dec_d = -rows.w_enc.w.to(at::kDouble).t().mv(bias.to(at::kDouble));
+  // A latent of which one gradient is not finite is left alone whole.
+  const at::Tensor bad = sound.logical_not();
+  for (at::Tensor* t : {&g.w_enc_ld, &g.w_dec_ld})
+    t->masked_fill_(bad.unsqueeze(1), std::numeric_limits<float>::quiet_NaN());
+  g.b_enc_l.masked_fill_(bad, std::numeric_limits<float>::quiet_NaN());
+  at::Tensor skipped;
+  if (rows.last_step_l.defined()) {
+    const at::Tensor touched = square.gt(0).logical_and(sound);
+    skipped =
+        at::where(touched, args.step - 1 - rows.last_step_l, at::full_like(rows.last_step_l, -1));
+    rows.last_step_l.masked_fill_(touched, args.step);
+  }
+  UpdateArgs plain = args;
+  plain.unit_rows = false;
+  if (!rows.tied()) tensor_update_rows(rows.w_dec, g.w_dec_ld, skipped, args);
+  tensor_update_rows(rows.w_enc, g.w_enc_ld, skipped, plain);
+  tensor_update_rows(rows.b_enc, g.b_enc_l, skipped, plain);
+  return out;
 }
 
 }  // namespace
@@ -190,6 +267,7 @@ const KernelSet kTensorKernels = {"tensor",
                                   tensor_decode,
                                   tensor_by_latent,
                                   tensor_row_gradients,
-                                  tensor_adam_rows};
+                                  tensor_update_rows,
+                                  tensor_row_pass};
 
 }  // namespace megadict

@@ -29,17 +29,67 @@ MEGADICT_CLONES void add_scaled(float* y, float factor, const float* x, int64_t 
   for (int64_t i = 0; i < d; ++i) y[i] += factor * x[i];
 }
 
+MEGADICT_CLONES void add_scaled4(float* y, const float* factor, const float* const* x, int64_t d) {
+  const float f0 = factor[0], f1 = factor[1], f2 = factor[2], f3 = factor[3];
+  const float *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+  for (int64_t i = 0; i < d; ++i) y[i] += f0 * x0[i] + f1 * x1[i] + f2 * x2[i] + f3 * x3[i];
+}
+
+RowUpdate row_update(const UpdateArgs& args) {
+  const auto t = static_cast<double>(args.step);
+  const bool momentum = args.kind == OptimiserKind::adam;
+  return {args.kind,
+          static_cast<float>(args.beta1),
+          static_cast<float>(args.beta2),
+          static_cast<float>(args.eps),
+          static_cast<float>(args.gradient_scale),
+          static_cast<float>(momentum ? args.lr / (1 - std::pow(args.beta1, t)) : args.lr),
+          static_cast<float>(1.0 / std::sqrt(1 - std::pow(args.beta2, t))),
+          args.unit_rows};
+}
+
+namespace {
+
 MEGADICT_CLONES void adam_row(float* w, const float* g, float* m, float* v, int64_t d, float along,
-                              const AdamArgs& args) {
-  const auto beta1 = static_cast<float>(args.beta1), beta2 = static_cast<float>(args.beta2);
-  const auto step = static_cast<float>(args.lr / args.correction1);
-  const auto root = static_cast<float>(1.0 / std::sqrt(args.correction2));
-  const auto eps = static_cast<float>(args.eps), scale = static_cast<float>(args.gradient_scale);
+                              const RowUpdate& u) {
+  const float beta1 = u.beta1, beta2 = u.beta2, rate = u.rate, root = u.root, eps = u.eps,
+              scale = u.scale;
   for (int64_t i = 0; i < d; ++i) {
     const float gradient = scale * (g[i] - along * w[i]);
     m[i] = beta1 * m[i] + (1.0f - beta1) * gradient;
     v[i] = beta2 * v[i] + (1.0f - beta2) * gradient * gradient;
-    w[i] -= step * m[i] / (std::sqrt(v[i]) * root + eps);
+    w[i] -= rate * m[i] / (std::sqrt(v[i]) * root + eps);
+  }
+}
+
+MEGADICT_CLONES void adam_b1_0_row(float* w, const float* g, float* v, int64_t d, float along,
+                                   float decay, const RowUpdate& u) {
+  const float beta2 = u.beta2, rate = u.rate, root = u.root, eps = u.eps, scale = u.scale;
+  for (int64_t i = 0; i < d; ++i) {
+    const float gradient = scale * (g[i] - along * w[i]);
+    v[i] = decay * v[i] + (1.0f - beta2) * gradient * gradient;
+    w[i] -= rate * gradient / (std::sqrt(v[i]) * root + eps);
+  }
+}
+
+MEGADICT_CLONES void sign_row(float* w, const float* g, int64_t d, float along, float rate) {
+  for (int64_t i = 0; i < d; ++i) {
+    const float gradient = g[i] - along * w[i];
+    w[i] -= gradient > 0 ? rate : gradient < 0 ? -rate : 0.0f;
+  }
+}
+
+}  // namespace
+
+void update_row(float* w, const float* g, float* m, float* v, int64_t d, float along, float decay,
+                const RowUpdate& update) {
+  switch (update.kind) {
+    case OptimiserKind::adam:
+      return adam_row(w, g, m, v, d, along, update);
+    case OptimiserKind::adam_b1_0:
+      return adam_b1_0_row(w, g, v, d, along, decay, update);
+    case OptimiserKind::sign_sgd:
+      return sign_row(w, g, d, along, update.rate);
   }
 }
 

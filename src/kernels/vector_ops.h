@@ -10,9 +10,22 @@ namespace megadict {
 
 double dot(const float* a, const float* b, int64_t d);
 void add_scaled(float* y, float factor, const float* x, int64_t d);  // y += factor * x
-// One Adam step on a row; `along` = <g, w> is removed from the gradient first (0: nothing).
-void adam_row(float* w, const float* g, float* m, float* v, int64_t d, float along,
-              const AdamArgs& args);
+// y += sum of factor[i] * x[i], four rows at once.
+void add_scaled4(float* y, const float* factor, const float* const* x, int64_t d);
+
+// Numbers of UpdateArgs that a row's loop needs.
+struct RowUpdate {
+  OptimiserKind kind;
+  float beta1, beta2, eps, scale;
+  float rate;  // lr / (1 - beta1^t); lr where there is no first moment
+  float root;  // 1 / sqrt(1 - beta2^t)
+  bool unit_rows;
+};
+RowUpdate row_update(const UpdateArgs& args);
+// One step on a row of d floats with gradient g; `along` = <g, w> is removed from it first (0:
+// nothing). `decay`: of v before this step's gradient. m, v are not touched where unused.
+void update_row(float* w, const float* g, float* m, float* v, int64_t d, float along, float decay,
+                const RowUpdate& update);
 void scale_to_unit(float* w, int64_t d);  // a zero row stays
 
 }  // namespace megadict

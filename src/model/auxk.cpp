@@ -9,8 +9,7 @@
 
 namespace megadict {
 
-AuxK make_auxk(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& dead_mask_l,
-               int64_t k_aux) {
+AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux) {
   AuxK aux;
   aux.dead_l = dead_mask_l.nonzero().squeeze(1);
   const int64_t mine = aux.dead_l.size(0);
@@ -19,16 +18,11 @@ AuxK make_auxk(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor&
                            view_of(aux.dead_of_shard.data(), mesh.feature_size()), "dead counts");
   aux.n_dead = std::accumulate(aux.dead_of_shard.begin(), aux.dead_of_shard.end(), int64_t{0});
   aux.k = std::min(k_aux, aux.n_dead);
-  const auto options = dictionary.w_enc_ld.options();
-  aux.rows.w_enc_ld = at::zeros({mine, dictionary.d}, options);
-  aux.rows.w_dec_ld =
-      dictionary.tied() ? aux.rows.w_enc_ld : at::zeros({mine, dictionary.d}, options);
-  aux.rows.b_enc_l = at::zeros({mine}, options);
   return aux;
 }
 
-void add_auxk(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows, const Forward& fwd,
-              AuxK& aux) {
+AuxForward auxk_forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                        const Forward& fwd, AuxK& aux) {
   const KernelSet& kernels = kernels_for(rows.x_bd);
   const at::Tensor w_enc = dictionary.w_enc_ld.index_select(0, aux.dead_l);
   const at::Tensor w_dec =
@@ -44,8 +38,22 @@ void add_auxk(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows, 
   const at::Tensor difference = e_hat + fwd.residual_sd;
   aux.error += sum_of_squares(difference);
   aux.target += sum_of_squares(fwd.residual_sd);
-  const at::Tensor g_bd = gather_from_owners(mesh, difference * 2, "auxk residual gradient");
-  kernels.row_gradients({kernels.by_latent(codes), fwd.xc_bd, g_bd, w_dec, 0}, aux.rows);
+  return {kernels.by_latent(codes),
+          gather_from_owners(mesh, difference * 2, "auxk residual gradient")};
+}
+
+void add_auxk_gradients(const Dictionary& dictionary, const Forward& fwd, const AuxForward& mine,
+                        AuxK& aux) {
+  RowGradients& rows = aux.rows;
+  if (!rows.w_enc_ld.defined()) {
+    const auto options = dictionary.w_enc_ld.options();
+    const int64_t dead = aux.dead_l.size(0);
+    rows.w_enc_ld = at::zeros({dead, dictionary.d}, options);
+    rows.w_dec_ld = dictionary.tied() ? rows.w_enc_ld : at::zeros({dead, dictionary.d}, options);
+    rows.b_enc_l = at::zeros({dead}, options);
+  }
+  const at::Tensor w_dec = dictionary.w_dec_ld.index_select(0, aux.dead_l);
+  kernels_for(w_dec).row_gradients({mine.codes, fwd.xc_bd, mine.g_bd, w_dec, 0}, rows);
 }
 
 void merge_auxk(const AuxK& aux, double factor, Gradients& gradients) {

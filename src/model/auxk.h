@@ -9,27 +9,35 @@
 
 namespace megadict {
 
-// The dead latents of a shard, and the gradients of sum |e - e_hat|^2 (unscaled: the denominator is
-// known only after the last micro-batch).
+// The dead latents of a shard, and sums over the step. The loss is known only after the last
+// micro-batch, because of its denominator: until then gradients are those of sum |e - e_hat|^2.
 struct AuxK {
   int64_t k = 0;                       // k_aux, at most the number of dead
   at::Tensor dead_l;                   // i64, local ids, ascending
   std::vector<int64_t> dead_of_shard;  // [F]
   int64_t n_dead = 0;                  // over all shards
-  RowGradients rows;                   // compact: one row per dead latent
+  RowGradients rows;                   // compact: one row per dead latent; see add_auxk_gradients
   double error = 0, target = 0;        // my owned rows' sum |e - e_hat|^2, sum |e|^2
   bool active() const { return n_dead > 0; }
 };
 
 // `dead_mask_l`: bool, which local latents are dead. Collective over feature.
-AuxK make_auxk(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& dead_mask_l,
-               int64_t k_aux);
+AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux);
 
-// Forward and backward of one micro-batch. Collective over feature.
-void add_auxk(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows, const Forward& fwd,
-              AuxK& aux);
+// Codes of a micro-batch over the dead latents (ids 0.. in the order of dead_l), and the gradient
+// of sum |e - e_hat|^2 with respect to e_hat, for all rows of the data row.
+struct AuxForward {
+  LatentCodes codes;
+  at::Tensor g_bd;
+};
 
-// Adds `factor` times the compact gradients to the shard's.
+// Adds to the sums of `aux`. Collective over feature.
+AuxForward auxk_forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                        const Forward& fwd, AuxK& aux);
+
+// Adds a micro-batch's gradients to the compact ones, then `factor` times these to the shard's.
+void add_auxk_gradients(const Dictionary& dictionary, const Forward& fwd, const AuxForward& mine,
+                        AuxK& aux);
 void merge_auxk(const AuxK& aux, double factor, Gradients& gradients);
 
 }  // namespace megadict

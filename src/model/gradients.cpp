@@ -4,31 +4,26 @@
 
 namespace megadict {
 
-Gradients make_gradients(const Dictionary& dictionary, int64_t padded) {
+RowGradients make_row_gradients(const Dictionary& dictionary, int64_t padded) {
   const auto options = dictionary.w_enc_ld.options();
-  Gradients out;
-  out.rows.w_enc_ld = at::zeros({padded, dictionary.d}, options);
-  out.rows.w_dec_ld =
-      dictionary.tied() ? out.rows.w_enc_ld : at::zeros({padded, dictionary.d}, options);
-  out.rows.b_enc_l = at::zeros({padded}, options);
-  out.b_dec_d = at::zeros({dictionary.d}, options.dtype(at::kDouble));
+  RowGradients out;
+  out.w_enc_ld = at::zeros({padded, dictionary.d}, options);
+  out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : at::zeros({padded, dictionary.d}, options);
+  out.b_enc_l = at::zeros({padded}, options);
   return out;
 }
 
-void zero_gradients(Gradients& gradients) {
-  gradients.rows.w_enc_ld.zero_();
-  gradients.rows.w_dec_ld.zero_();
-  gradients.rows.b_enc_l.zero_();
-  gradients.b_dec_d.zero_();
+void zero_gradients(RowGradients& gradients) {
+  gradients.w_enc_ld.zero_();
+  gradients.w_dec_ld.zero_();
+  gradients.b_enc_l.zero_();
 }
 
-void add_gradients(const Mesh& mesh, const Dictionary& dictionary, const Forward& fwd,
-                   const at::Tensor& g_own_sd, double l1, Gradients& out) {
-  const at::Tensor g_bd = gather_from_owners(mesh, g_own_sd, "residual gradient");
+void add_gradients(const Dictionary& dictionary, const Forward& fwd, const at::Tensor& g_bd,
+                   double l1, RowGradients& out) {
   const KernelSet& kernels = kernels_for(g_bd);
   kernels.row_gradients({kernels.by_latent(fwd.codes), fwd.xc_bd, g_bd, dictionary.w_dec_ld, l1},
-                        out.rows);
-  out.b_dec_d += g_own_sd.sum(0, false, at::kDouble);
+                        out);
 }
 
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients) {

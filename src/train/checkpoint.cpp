@@ -37,18 +37,17 @@ std::vector<Named> tensors_of(const TrainState& state) {
   std::vector<Named> all = {{"W_enc", own(d.w_enc_ld), true},
                             {"b_enc", own(d.b_enc_l), true},
                             {"b_dec", d.b_dec_d, false},
-                            {"adam.m.W_enc", state.w_enc.m, true},
-                            {"adam.v.W_enc", state.w_enc.v, true},
-                            {"adam.m.b_enc", state.b_enc.m, true},
-                            {"adam.v.b_enc", state.b_enc.v, true},
-                            {"adam.m.b_dec", state.b_dec.m, false},
-                            {"adam.v.b_dec", state.b_dec.v, false},
                             {"tokens_since_fired", own(state.tokens_since_fired_l), true}};
-  if (!d.tied()) {
-    all.push_back({"W_dec", own(d.w_dec_ld), true});
-    all.push_back({"adam.m.W_dec", state.w_dec.m, true});
-    all.push_back({"adam.v.W_dec", state.w_dec.v, true});
-  }
+  if (!d.tied()) all.push_back({"W_dec", own(d.w_dec_ld), true});
+  const auto add_moments = [&](const char* name, const Moments& moments, bool split) {
+    if (moments.m.defined()) all.push_back({std::string("moment1.") + name, moments.m, split});
+    if (moments.v.defined()) all.push_back({std::string("moment2.") + name, moments.v, split});
+  };
+  add_moments("W_enc", state.w_enc, true);
+  add_moments("W_dec", state.w_dec, true);
+  add_moments("b_enc", state.b_enc, true);
+  add_moments("b_dec", state.b_dec, false);
+  if (state.last_step_l.defined()) all.push_back({"last_step", state.last_step_l, true});
   if (state.ema_w_enc.defined()) {
     all.push_back({"ema.W_enc", state.ema_w_enc, true});
     all.push_back({"ema.b_enc", state.ema_b_enc, true});
@@ -176,9 +175,12 @@ void read_state(const CheckpointReader& reader, TrainState& state) {
                               {"tokens_since_fired", state.tokens_since_fired_l, true}};
   if (!d.tied()) whole.push_back({"W_dec", d.w_dec_ld, true});
   for (Named& item : whole) read_tensor(reader, item, d.latents, item.tensor);
+  const auto is_whole = [&](const Named& item) {
+    return std::any_of(whole.begin(), whole.end(),
+                       [&](const Named& other) { return other.name == item.name; });
+  };
   for (Named& item : tensors_of(state))
-    if (!item.split || item.name.starts_with("adam.") || item.name.starts_with("ema."))
-      read_tensor(reader, item, own, item.tensor);
+    if (!is_whole(item)) read_tensor(reader, item, own, item.tensor);
 }
 
 }  // namespace
@@ -253,7 +255,7 @@ void prune_checkpoints(const std::string& run, int64_t step, int keep) {
 }
 
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
-                     bool with_ema, at::Device device, TrainState& state) {
+                     const OptimConfig& optim, at::Device device, TrainState& state) {
   const CheckpointReader reader(folder);
   try {
     const nlohmann::json& saved = reader.state();
@@ -267,7 +269,8 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIden
     model.k = saved.at("model").at("k");
     state.dictionary =
         empty_dictionary(model, reader.n(), reader.d(), latents, block * mesh.data_size(), device);
-    reset_optimiser(mesh, with_ema, state);
+    const bool with_ema = optim.ema > 0;
+    reset_optimiser(mesh, optimiser_named(optim.name), with_ema, state);
     state.step = saved.at("step");
     state.tokens = saved.at("tokens");
     state.var_total = saved.at("var_total");

@@ -1,11 +1,12 @@
 // Checkpoints: written to a temporary folder, fsynced, renamed (DESIGN section 6); every rank
 // writes the rows it owns, every mesh can read them (layout: model/saved.h). Besides the weights:
-// adam.m.* and adam.v.* (the optimiser), ema.*, tokens_since_fired.
+// moment1.* and moment2.* (what the optimiser keeps), last_step, ema.*, tokens_since_fired.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "train/config.h"
 #include "train/state.h"
 
 namespace megadict {
@@ -35,6 +36,6 @@ void prune_checkpoints(const std::string& run, int64_t step, int keep);
 // Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
 // differ from `data`, with the difference.
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
-                     bool with_ema, at::Device device, TrainState& state);
+                     const OptimConfig& optim, at::Device device, TrainState& state);
 
 }  // namespace megadict

@@ -44,14 +44,11 @@ void share_rows(const Mesh& mesh, TrainState& state) {
   share(mesh, state.dictionary.b_enc_l, state, "rows b_enc");
 }
 
-double gradient_norm(const Mesh& mesh, const TrainState& state, const RowGradients& own,
-                     const at::Tensor& b_dec_d) {
+double gradient_norm(const Mesh& mesh, double own_square, const at::Tensor& b_dec_d) {
   const int64_t d = b_dec_d.size(0);
-  double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l);
-  if (!state.dictionary.tied()) square += sum_of_squares(own.w_dec_ld);
   at::Tensor sums = at::empty({d + 1}, b_dec_d.options());
   sums.narrow(0, 0, d).copy_(b_dec_d);
-  sums.narrow(0, d, 1).fill_(square);
+  sums.narrow(0, d, 1).fill_(own_square);
   mesh.world->all_reduce(view_of(sums), ReduceOp::sum, "gradient norm");
   const double b_dec_square = sum_of_squares(sums.narrow(0, 0, d));
   return std::sqrt(sums[d].item<double>() + b_dec_square);

@@ -13,8 +13,8 @@ RowGradients sum_over_data(const Mesh& mesh, const RowGradients& mine, const Tra
 // Everybody's updated rows to everybody. Collective over data.
 void share_rows(const Mesh& mesh, TrainState& state);
 
-// |G| of the whole dictionary's gradient, b_dec counted once. Collective over world.
-double gradient_norm(const Mesh& mesh, const TrainState& state, const RowGradients& own,
-                     const at::Tensor& b_dec_d);
+// |G| of the whole dictionary's gradient from the sum of squares of this rank's own rows, b_dec
+// counted once. Collective over world.
+double gradient_norm(const Mesh& mesh, double own_square, const at::Tensor& b_dec_d);
 
 }  // namespace megadict

@@ -91,7 +91,7 @@ TrainState resumed_state(const Mesh& mesh, const TrainJob& job) {
   TrainState state;
   state.dictionary.config = job.model;
   try {
-    read_checkpoint(mesh, job.resume_from, job.identity, job.step.optim.ema > 0, job.device, state);
+    read_checkpoint(mesh, job.resume_from, job.identity, job.step.optim, job.device, state);
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_data) throw;
     throw Error(error.code(), error.what(), "--run.resume FOLDER takes another checkpoint",
@@ -118,7 +118,7 @@ TrainState start_state(const Mesh& mesh, const TrainJob& job) {
                          ? initialise(mesh, job.model, n, latents, padded,
                                       sample.rows_md.to(job.device), job.run.seed)
                          : from_another(mesh, job, latents, padded, state);
-  reset_optimiser(mesh, job.step.optim.ema > 0, state);
+  reset_optimiser(mesh, optimiser_named(job.step.optim.name), job.step.optim.ema > 0, state);
   return state;
 }
 

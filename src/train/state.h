@@ -6,11 +6,13 @@
 
 #include "comm/mesh.h"
 #include "data/normalization.h"
+#include "kernels/kernel_set.h"
 #include "model/dictionary.h"
 
 namespace megadict {
 
-// Adam's moments (and nothing else yet) of the rows this rank owns; b_dec's are replicated.
+// What the optimiser keeps, undefined where it keeps nothing: of the rows this rank owns; b_dec's
+// are replicated.
 struct Moments {
   at::Tensor m, v;
 };
@@ -26,7 +28,8 @@ struct TrainState {
   // updates `own` (local ids) and holds the optimiser's state of those rows alone.
   int64_t block = 0;
   Range own;
-  Moments w_enc, w_dec, b_enc, b_dec;                     // w_dec undefined when tied
+  Moments w_enc, w_dec, b_enc, b_dec;  // w_dec undefined when tied
+  at::Tensor last_step_l;  // i64, of each own row's last update; only for a lazy optimiser
   at::Tensor ema_w_enc, ema_w_dec, ema_b_enc, ema_b_dec;  // own rows; undefined without optim.ema
   at::Tensor tokens_since_fired_l;                        // i64 [l], global tokens
   bool row_skipped = false;  // a row's gradient was not finite: no checkpoint may follow
@@ -43,6 +46,10 @@ at::Tensor with_padding(const at::Tensor& rows_ld, int64_t padded);
 Range own_rows(int64_t latents, int data_size, int index);
 
 // Fresh optimiser state and counters for state.dictionary.
-void reset_optimiser(const Mesh& mesh, bool with_ema, TrainState& state);
+void reset_optimiser(const Mesh& mesh, const Optimiser& optimiser, bool with_ema,
+                     TrainState& state);
+
+// The rows this rank updates, as the kernels take them; they share memory with `state`.
+LatentRows own_latents(const TrainState& state);
 
 }  // namespace megadict

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -15,6 +16,7 @@
 #include "train/exchange.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
+#include "train/update.h"
 
 namespace megadict {
 
@@ -25,22 +27,23 @@ struct Step {
   const StepConfig& config;
   TrainState& state;
   StepWorkspace& work;
-  AuxK aux;
-  StepSums sums;
-  double l1_weight = 0;  // L1 coefficient, warmed up, over var_total
+  AuxK aux = {};
+  StepSums sums = {};
+  double l1_weight = 0;                      // L1 coefficient, warmed up, over var_total
+  std::optional<BatchGradients> batch = {};  // of an update in one pass
 };
 
 void begin(Step& step) {
   const TrainState& state = step.state;
   const ModelConfig& model = state.dictionary.config;
-  zero_gradients(step.work.gradients);
   step.work.fired_l.zero_();
+  step.work.gradients.b_dec_d.zero_();
   if (activation_named(model.activation).has_l1)
     step.l1_weight =
         model.l1_coefficient * ramp(state.step, step.config.l1_warmup_steps) / state.var_total;
   if (step.config.dead.auxk_alpha > 0 && state.tokens >= step.config.dead.window_tokens)
-    step.aux = make_auxk(step.mesh, state.dictionary,
-                         dead_mask(state, step.config.dead.window_tokens), step.config.dead.k_aux);
+    step.aux = make_auxk(step.mesh, dead_mask(state, step.config.dead.window_tokens),
+                         step.config.dead.k_aux);
 }
 
 void name_bad_rows(const MicroBatch& micro, const at::Tensor& residual_sd, int64_t step) {
@@ -54,11 +57,24 @@ void name_bad_rows(const MicroBatch& micro, const at::Tensor& residual_sd, int64
                    named == 5 ? ", ..." : ""));
 }
 
+// Gradient tensors, for batches that do not fit one pass.
+void add_to_tensors(Step& step, const BatchGradients& batch, bool first) {
+  const Dictionary& dictionary = step.state.dictionary;
+  Gradients& gradients = step.work.gradients;
+  if (!gradients.rows.w_enc_ld.defined())
+    gradients.rows = make_row_gradients(dictionary, step.state.padded());
+  else if (first)
+    zero_gradients(gradients.rows);
+  add_gradients(dictionary, batch.fwd, batch.g_bd, batch.l1, gradients.rows);
+  if (batch.aux) add_auxk_gradients(dictionary, batch.fwd, *batch.aux, step.aux);
+}
+
 void accumulate(Step& step, const MicroBatch& micro) {
   const Dictionary& dictionary = step.state.dictionary;
   const Rows rows = gather_rows(step.mesh, micro, dictionary.d, step.state.normalization,
                                 dictionary.w_enc_ld.device());
-  const Forward fwd = forward(step.mesh, dictionary, rows);
+  BatchGradients batch{forward(step.mesh, dictionary, rows), {}, step.l1_weight, {}};
+  const Forward& fwd = batch.fwd;
   const double square = sum_of_squares(fwd.residual_sd);
   if (!std::isfinite(square)) {
     step.sums.not_finite += 1;
@@ -69,63 +85,70 @@ void accumulate(Step& step, const MicroBatch& micro) {
   if (step.l1_weight > 0) step.sums.l1 += l1_sum(dictionary, fwd.codes);
   mark_fired(fwd.codes, step.work.fired_l);
   const at::Tensor g_own = fwd.residual_sd * (2.0 / step.state.var_total);
-  add_gradients(step.mesh, dictionary, fwd, g_own, step.l1_weight, step.work.gradients);
-  if (step.aux.active()) add_auxk(step.mesh, dictionary, rows, fwd, step.aux);
+  batch.g_bd = gather_from_owners(step.mesh, g_own, "residual gradient");
+  step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
+  if (step.aux.active()) batch.aux = auxk_forward(step.mesh, dictionary, rows, fwd, step.aux);
+  const bool first = micro.micro == 0;
+  if (fits_one_pass(step.mesh, step.config.optim, first && micro.last_of_step))
+    step.batch = std::move(batch);
+  else
+    add_to_tensors(step, batch, first);
 }
 
-// The denominator of AuxK is a sum over the whole batch, known only now. Returns the AuxK loss.
-double finish_auxk(Step& step, int64_t batch_rows) {
-  if (!step.aux.active()) return 0;
+struct AuxResult {
+  double loss = 0;
+  double factor = 0;  // of the gradients that were taken without the denominator
+};
+
+// The denominator of AuxK is a sum over the whole batch, known only now.
+AuxResult finish_auxk(Step& step, int64_t batch_rows) {
+  if (!step.aux.active()) return {};
   double sums[2] = {step.aux.error, step.aux.target};
   step.mesh.world->all_reduce(view_of(sums, 2), ReduceOp::sum, "auxk sums");
   const DeadConfig& dead = step.config.dead;
   const double share =
       std::min(1.0, static_cast<double>(step.aux.n_dead) / static_cast<double>(dead.k_aux));
   const double weight = sums[1] > 0 ? dead.auxk_alpha * share / sums[1] : 0;
-  merge_auxk(step.aux, weight * static_cast<double>(batch_rows), step.work.gradients);
-  return weight * sums[0];
+  return {weight * sums[0], weight * static_cast<double>(batch_rows)};
 }
 
-AdamArgs adam_args(const Step& step, double lr, double scale, bool unit_rows) {
-  const OptimConfig& optim = step.config.optim;
-  const auto t = static_cast<double>(step.state.step + 1);
-  return {lr,
-          optim.beta1,
-          optim.beta2,
-          optim.eps,
-          1 - std::pow(optim.beta1, t),
-          1 - std::pow(optim.beta2, t),
-          scale,
-          unit_rows};
+struct Updated {
+  int64_t skipped = 0;
+  double norm = -1;  // of the mean gradient
+  double scale = 1;  // by clipping
+};
+
+// Both return the norm where it is wanted. Collective over the mesh.
+Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, bool want_norm) {
+  at::Tensor& b_dec_d = step.work.gradients.b_dec_d;
+  const UpdateArgs args = update_args(step.config.optim, lr, step.state.step + 1);
+  const UpdateResult result =
+      update_in_one_pass(*step.batch, step.aux, aux_factor, args, step.state, b_dec_d);
+  Updated out{result.skipped};
+  if (want_norm)
+    out.norm = gradient_norm(step.mesh, result.square, b_dec_d) / static_cast<double>(batch_rows);
+  return out;
 }
 
-// Updates the rows this rank owns; returns how many had a gradient that is not finite.
-int64_t update_own_rows(Step& step, const RowGradients& own, double lr, double scale) {
+Updated by_tensors(Step& step, double aux_factor, double lr, int64_t batch_rows, bool want_norm) {
   TrainState& state = step.state;
-  Dictionary& dictionary = state.dictionary;
-  const KernelSet& kernels = kernels_for(dictionary.w_enc_ld);
-  const int64_t rows = state.own.size();
-  const AdamArgs plain = adam_args(step, lr, scale, false);
-  const auto mine = [&](const at::Tensor& t) { return t.narrow(0, state.own.begin, rows); };
-  at::Tensor w_enc = mine(dictionary.w_enc_ld), b_enc = mine(dictionary.b_enc_l);
-  int64_t skipped = kernels.adam_rows(w_enc, own.w_enc_ld.narrow(0, 0, rows), state.w_enc.m,
-                                      state.w_enc.v, plain);
-  skipped +=
-      kernels.adam_rows(b_enc, own.b_enc_l.narrow(0, 0, rows), state.b_enc.m, state.b_enc.v, plain);
-  if (!dictionary.tied()) {
-    at::Tensor w_dec = mine(dictionary.w_dec_ld);
-    skipped += kernels.adam_rows(w_dec, own.w_dec_ld.narrow(0, 0, rows), state.w_dec.m,
-                                 state.w_dec.v, adam_args(step, lr, scale, true));
+  Gradients& gradients = step.work.gradients;
+  if (step.aux.active()) merge_auxk(step.aux, aux_factor, gradients);
+  finish_b_dec(state.dictionary, gradients);
+  const RowGradients own = sum_over_data(step.mesh, gradients.rows, state);
+  const OptimConfig& optim = step.config.optim;
+  Updated out;
+  if (want_norm || optim.clip_norm > 0) {
+    double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l);
+    if (!state.dictionary.tied()) square += sum_of_squares(own.w_dec_ld);
+    out.norm =
+        gradient_norm(step.mesh, square, gradients.b_dec_d) / static_cast<double>(batch_rows);
   }
-  return skipped;
-}
-
-void update_b_dec(Step& step, const at::Tensor& gradient_d, double lr, double scale) {
-  Dictionary& dictionary = step.state.dictionary;
-  at::Tensor row = dictionary.b_dec_d.unsqueeze(0), m = step.state.b_dec.m.unsqueeze(0),
-             v = step.state.b_dec.v.unsqueeze(0);
-  const at::Tensor g = gradient_d.to(dictionary.b_dec_d.device()).unsqueeze(0);
-  kernels_for(row).adam_rows(row, g, m, v, adam_args(step, lr, scale, false));
+  if (optim.clip_norm > 0 && out.norm > optim.clip_norm) out.scale = optim.clip_norm / out.norm;
+  const UpdateArgs args = update_args(optim, lr, state.step + 1, out.scale);
+  out.skipped = update_by_tensors(own, args, state).skipped;
+  share_rows(step.mesh, state);
+  return out;
 }
 
 void update_ema(double decay, TrainState& state) {
@@ -161,17 +184,16 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
 }  // namespace
 
 StepWorkspace make_workspace(const TrainState& state) {
-  return {make_gradients(state.dictionary, state.padded()),
-          at::zeros({state.dictionary.latents.size()},
-                    state.dictionary.b_enc_l.options().dtype(at::kBool)),
-          {},
+  const auto options = state.dictionary.b_enc_l.options();
+  return {{{}, at::zeros({state.dictionary.d}, options.dtype(at::kDouble))},
+          at::zeros({state.dictionary.latents.size()}, options.dtype(at::kBool)),
           {}};
 }
 
 StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBatchSource& next,
                       bool want_norm, TrainState& state, StepWorkspace& workspace) {
   const c10::NoGradGuard no_grad;
-  Step step{mesh, config, state, workspace, {}, {}, 0};
+  Step step{mesh, config, state, workspace};
   begin(step);
   int64_t batch_rows = 0;
   for (bool last = false; !last;) {
@@ -180,31 +202,23 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
     batch_rows = micro.batch_rows;
     last = micro.last_of_step;
   }
-  const double aux_loss = finish_auxk(step, batch_rows);
-  finish_b_dec(state.dictionary, workspace.gradients);
-
+  const AuxResult aux = finish_auxk(step, batch_rows);
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction);
-  workspace.own = sum_over_data(mesh, workspace.gradients.rows, state);
-  double scale = 1, norm = -1;
-  if (want_norm || optim.clip_norm > 0)
-    norm = gradient_norm(mesh, state, workspace.own, workspace.gradients.b_dec_d) /
-           static_cast<double>(batch_rows);
-  if (optim.clip_norm > 0 && norm > optim.clip_norm) scale = optim.clip_norm / norm;
-  const int64_t skipped = update_own_rows(step, workspace.own, lr, scale);
-  share_rows(mesh, state);
+  const auto update = step.batch ? one_pass : by_tensors;
+  const Updated updated = update(step, aux.factor, lr, batch_rows, want_norm);
 
-  step.sums.not_finite += skipped;
-  state.row_skipped = state.row_skipped || skipped > 0;
+  step.sums.not_finite += static_cast<double>(updated.skipped);
+  state.row_skipped = state.row_skipped || updated.skipped > 0;
   step.sums.stop(stop_requested());
   if (mesh.world->rank() == 0) step.sums.clock_s = seconds_now();
   workspace.b_dec_d = all_reduce_sums(mesh, workspace.gradients.b_dec_d, step.sums);
-  StepResult result = result_of(step, step.sums, batch_rows, aux_loss);
+  StepResult result = result_of(step, step.sums, batch_rows, aux.loss);
   result.lr = lr;
-  result.grad_norm = norm;
+  result.grad_norm = updated.norm;
   if (!result.finite) return result;
-  update_b_dec(step, workspace.b_dec_d, lr, scale);
+  update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);
   count_fired(mesh, workspace.fired_l, batch_rows, state);
   state.step += 1;

@@ -36,11 +36,9 @@ struct StepResult {
 
 // Buffers that live as long as the run.
 struct StepWorkspace {
-  Gradients gradients;  // of my data row's tokens
+  Gradients gradients;  // of my data row's tokens; those of rows only where no one pass is taken
   at::Tensor fired_l;   // bool
-  // What the last step applied: B times the mean gradient, of my block of rows and of b_dec.
-  RowGradients own;
-  at::Tensor b_dec_d;
+  at::Tensor b_dec_d;   // what the last step applied: B times the mean gradient
 };
 StepWorkspace make_workspace(const TrainState& state);
 

@@ -93,7 +93,7 @@ struct Bench {
       : mesh(make_mesh(world, shape)), problem(p) {
     state.dictionary = shard_of_fixed(c, p, mesh);
     state.var_total = p.var_total;
-    reset_optimiser(mesh, false, state);
+    reset_optimiser(mesh, optimiser_named("adam"), false, state);
     state.tokens = kWindow;
     const Range own = state.dictionary.latents;
     state.tokens_since_fired_l.copy_(p.dead_n().narrow(0, own.begin, own.size()) * kWindow);

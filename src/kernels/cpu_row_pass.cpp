@@ -1,0 +1,238 @@
+// The latent-major pass on the CPU: gradients, optimiser and renormalisation of a latent while its
+// rows are in cache, and the same update from gradient tensors.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/cpu_kernels.h"
+#include "kernels/vector_ops.h"
+
+namespace megadict {
+
+namespace {
+
+// Raw pointers of a Parameter; nullptr where it keeps nothing.
+struct Rows {
+  float *w, *m, *v;
+  int64_t d;
+  explicit Rows(const Parameter& p)
+      : w(p.w.mutable_data_ptr<float>()),
+        m(p.m.defined() ? p.m.mutable_data_ptr<float>() : nullptr),
+        v(p.v.defined() ? p.v.mutable_data_ptr<float>() : nullptr),
+        d(p.w.dim() > 1 ? p.w.size(1) : 1) {}
+
+  void update(int64_t row, const float* g, float decay, const RowUpdate& args) const {
+    const int64_t at = row * d;
+    const double along = args.unit_rows ? dot(g, w + at, d) : 0;
+    update_row(w + at, g, m ? m + at : nullptr, v ? v + at : nullptr, d, static_cast<float>(along),
+               decay, args);
+    if (args.unit_rows) scale_to_unit(w + at, d);
+  }
+};
+
+// beta2^(skipped + 1): v's decay over the steps without gradient and this one.
+float decay_after(int64_t skipped, const UpdateArgs& args) {
+  return static_cast<float>(std::pow(args.beta2, static_cast<double>(skipped + 1)));
+}
+
+// The entries of one source by latent.
+struct Lists {
+  const int64_t* start;
+  const int32_t* row;
+  const float *value, *x, *g;
+  const int64_t* latent;  // nullptr = list j is latent j
+  int64_t lists;
+  double factor, l1;
+
+  explicit Lists(const GradientSource& s)
+      : start(s.codes.latent_start.const_data_ptr<int64_t>()),
+        row(s.codes.row.const_data_ptr<int32_t>()),
+        value(s.codes.value.const_data_ptr<float>()),
+        x(s.x_bd.const_data_ptr<float>()),
+        g(s.g_bd.const_data_ptr<float>()),
+        latent(s.latent_c.defined() ? s.latent_c.const_data_ptr<int64_t>() : nullptr),
+        lists(s.codes.latents),
+        factor(s.factor),
+        l1(s.l1) {}
+
+  // The list of latent j, or -1.
+  int64_t list_of(int64_t j) const {
+    if (latent == nullptr) return j;
+    const int64_t* found = std::lower_bound(latent, latent + lists, j);
+    return found != latent + lists && *found == j ? found - latent : -1;
+  }
+};
+
+// Gradient of one latent.
+struct Gradient {
+  std::vector<float> dec, enc;
+  double bias = 0;
+  bool touched = false;
+  explicit Gradient(int64_t d) : dec(static_cast<size_t>(d)), enc(static_cast<size_t>(d)) {}
+
+  void clear() {
+    if (touched) {
+      std::fill(dec.begin(), dec.end(), 0.0f);
+      std::fill(enc.begin(), enc.end(), 0.0f);
+    }
+    bias = 0;
+    touched = false;
+  }
+
+  // Four entries at a time: the sums stay in registers while four rows of x and g pass.
+  void add(const Lists& from, int64_t list, const float* w) {
+    const auto d = static_cast<int64_t>(dec.size());
+    const int64_t end = from.start[list + 1];
+    const double norm = from.l1 != 0 ? std::sqrt(dot(w, w, d)) : 0;
+    double z_sum = 0;
+    for (int64_t e = from.start[list]; e < end; e += 4) {
+      const int64_t count = std::min<int64_t>(4, end - e);
+      const float *g[4] = {}, *x[4] = {};
+      float z[4] = {}, dz[4] = {};
+      for (int64_t i = 0; i < count; ++i) {
+        g[i] = from.g + static_cast<int64_t>(from.row[e + i]) * d;
+        x[i] = from.x + static_cast<int64_t>(from.row[e + i]) * d;
+        const double slope = from.factor * dot(g[i], w, d) + from.l1 * norm;
+        z[i] = static_cast<float>(from.factor * from.value[e + i]);
+        dz[i] = static_cast<float>(slope);
+        bias += slope;
+        z_sum += from.value[e + i];
+      }
+      if (count == 4) {
+        add_scaled4(dec.data(), z, g, d);
+        add_scaled4(enc.data(), dz, x, d);
+      } else {
+        for (int64_t i = 0; i < count; ++i) {
+          add_scaled(dec.data(), z[i], g[i], d);
+          add_scaled(enc.data(), dz[i], x[i], d);
+        }
+      }
+      touched = true;
+    }
+    if (from.l1 != 0 && norm > 0)
+      add_scaled(dec.data(), static_cast<float>(from.l1 * z_sum / norm), w, d);
+  }
+
+  // Tied rows have one gradient: enc's.
+  void fold() {
+    add_scaled(enc.data(), 1.0f, dec.data(), static_cast<int64_t>(enc.size()));
+    std::fill(dec.begin(), dec.end(), 0.0f);
+  }
+
+  double square() const {
+    if (!touched) return 0;
+    const auto d = static_cast<int64_t>(dec.size());
+    return dot(dec.data(), dec.data(), d) + dot(enc.data(), enc.data(), d) + bias * bias;
+  }
+};
+
+// The pass over all latents of a shard.
+class RowPass {
+ public:
+  RowPass(std::span<const GradientSource> sources, LatentRows& rows, const UpdateArgs& args)
+      : enc_(rows.w_enc),
+        dec_(rows.w_dec),
+        bias_(rows.b_enc),
+        tied_(rows.tied()),
+        last_(rows.last_step_l.defined() ? rows.last_step_l.mutable_data_ptr<int64_t>() : nullptr),
+        args_(args),
+        of_decoder_(row_update(args)) {
+    UpdateArgs plain = args;
+    plain.unit_rows = false;
+    of_encoder_ = row_update(plain);
+    for (const GradientSource& source : sources) sources_.emplace_back(source);
+  }
+
+  // One latent; adds to the block's sums.
+  void visit(int64_t j, Gradient& gradient, double* b_dec, RowPassResult& sums) {
+    gradient.clear();
+    for (const Lists& source : sources_)
+      if (const int64_t list = source.list_of(j); list >= 0)
+        gradient.add(source, list, dec_.w + j * dec_.d);
+    if (!gradient.touched && last_ != nullptr) return;
+    if (gradient.touched && tied_) gradient.fold();
+    const double square = gradient.square();
+    if (!std::isfinite(square * args_.gradient_scale * args_.gradient_scale)) {
+      ++sums.skipped;
+      return;
+    }
+    sums.square += square;
+    const float* e = enc_.w + j * enc_.d;
+    if (gradient.bias != 0)
+      for (int64_t i = 0; i < enc_.d; ++i) b_dec[i] -= gradient.bias * static_cast<double>(e[i]);
+    update(j, gradient);
+  }
+
+ private:
+  void update(int64_t j, Gradient& gradient) {
+    const int64_t skipped = last_ != nullptr ? args_.step - last_[j] - 1 : 0;
+    const float decay = decay_after(skipped, args_);
+    if (!tied_) dec_.update(j, gradient.dec.data(), decay, of_decoder_);
+    enc_.update(j, gradient.enc.data(), decay, of_encoder_);
+    const auto bias = static_cast<float>(gradient.bias);
+    bias_.update(j, &bias, decay, of_encoder_);
+    if (last_ != nullptr) last_[j] = args_.step;
+  }
+
+  Rows enc_, dec_, bias_;
+  bool tied_;
+  int64_t* last_;
+  UpdateArgs args_;
+  RowUpdate of_decoder_, of_encoder_{};
+  std::vector<Lists> sources_;
+};
+
+}  // namespace
+
+RowPassResult cpu_row_pass(std::span<const GradientSource> sources, LatentRows& rows,
+                           const UpdateArgs& args) {
+  // Blocks depend on the size alone and are summed in order: the same bits for any threads.
+  constexpr int64_t kBlocks = 256;
+  const int64_t l = rows.w_enc.w.size(0), d = rows.w_enc.w.size(1);
+  const int64_t block = std::max<int64_t>(1, (l + kBlocks - 1) / kBlocks);
+  const int64_t blocks = (l + block - 1) / block;
+  RowPass pass(sources, rows, args);
+  at::Tensor b_dec = at::zeros({blocks, d}, at::kDouble);
+  std::vector<RowPassResult> sums(static_cast<size_t>(blocks));
+#pragma omp parallel
+  {
+    Gradient gradient(d);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < blocks; ++i)
+      for (int64_t j = i * block; j < std::min(l, (i + 1) * block); ++j)
+        pass.visit(j, gradient, b_dec.mutable_data_ptr<double>() + i * d,
+                   sums[static_cast<size_t>(i)]);
+  }
+  RowPassResult total;
+  total.b_dec_d = b_dec.sum(0);
+  for (const RowPassResult& one : sums) {
+    total.skipped += one.skipped;
+    total.square += one.square;
+  }
+  return total;
+}
+
+int64_t cpu_update_rows(Parameter& parameter, const at::Tensor& g, const at::Tensor& skipped_l,
+                        const UpdateArgs& args) {
+  const int64_t rows = parameter.w.size(0);
+  const Rows all(parameter);
+  const float* g_all = g.const_data_ptr<float>();
+  const int64_t* skipped = skipped_l.defined() ? skipped_l.const_data_ptr<int64_t>() : nullptr;
+  const RowUpdate update = row_update(args);
+  int64_t refused = 0;
+#pragma omp parallel for schedule(static) reduction(+ : refused)
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* g_row = g_all + row * all.d;
+    const double square = dot(g_row, g_row, all.d);
+    if (skipped != nullptr && skipped[row] < 0) continue;
+    if (std::isfinite(square * args.gradient_scale * args.gradient_scale))
+      all.update(row, g_row, decay_after(skipped != nullptr ? skipped[row] : 0, args), update);
+    else
+      ++refused;
+  }
+  return refused;
+}
+
+}  // namespace megadict
