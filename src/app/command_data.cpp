@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "data/import.h"
 #include "data/inspect.h"
+#include "data/shard_index.h"
 #include "data/shuffle.h"
 #include "data/synth.h"
 
@@ -38,7 +39,7 @@ OptionSet synth_options(SynthDataset& own) {
                      {"dtype", &own.dtype, "", "of the shards",
                       one_of({"float32", "float16", "bfloat16"})},
                      {"n_latents", &o.n_latents, "latents", "of the dictionary", between(1, 1e9)},
-                     {"d", &o.width, "", "width of the rows", between(1, 1e6)},
+                     {"d", &o.width, "", "width of the rows", between(1, 131072)},
                      {"k", &o.k, "latents", "active in a row", between(1, 1e6)},
                      {"sign", &o.sign, "", "values |N(0,1)| or N(0,1)", one_of({"half", "signed"})},
                      {"noise_std", &o.noise_std, "", "normal noise on every entry", at_least(0)},
@@ -129,6 +130,7 @@ int run_data_info(Launch& launch, const Args& args) {
   read_options(info_options(path), args);
   one_process(launch, "info");
   for (const std::string& line : data_info(path)) say(line);
+  ShardIndex::open(path);  // what was listed as unusable ends with its code
   return 0;
 }
 

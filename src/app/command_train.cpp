@@ -86,6 +86,7 @@ TrainData open_data(Communicator& world, Settings& settings) {
                             in_quotes(config.eval_path), data.held_out->width(),
                             in_quotes(config.path), data.rows.width()));
   refuse_run_among_shards(data.rows, settings.config.run.dir);
+  if (data.held_out) refuse_run_among_shards(*data.held_out, settings.config.run.dir);
   data.survivors = surviving_rows(world, data.rows, config.max_norm_multiple);
   return data;
 }
@@ -178,7 +179,7 @@ int run_train(Launch& launch, const Args& args) {
   // A device that is not there is said before anything is read.
   const at::Device device = training_device(config.run, launch.facts());
   Communicator& world = launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu);
-  const StartPoint start = find_start(launch.world(), config.run);
+  StartPoint start = find_start(launch.world(), config.run);
   adopt_start(start, settings);
   settle_threads(settings, launch.facts());
   const TrainData data = open_data(launch.world(), settings);
@@ -201,7 +202,7 @@ int run_train(Launch& launch, const Args& args) {
       .resume_from = start.checkpoint};
   // A start that is refused has written nothing.
   TrainState state = start_state(mesh, job);
-  write_run_folder(launch, settings, args);
+  write_run_folder(launch, settings, args, start);
   const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);
   write_communication(mesh, config.run.dir);

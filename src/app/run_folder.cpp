@@ -12,6 +12,7 @@
 #include "base/version.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "io/json_lines.h"
 #include "model/saved.h"
 
 namespace megadict {
@@ -66,6 +67,23 @@ std::string checkpoint_to_resume(const RunConfig& run) {
   return path;
 }
 
+void hold(const std::string& folder, FolderLock& lock) {
+  if (!lock.take(folder))
+    fail(ExitCode::usage, fmt::format("another process works in run.dir {}", in_quotes(folder)),
+         "another run.dir, or wait until it has ended");
+}
+
+// What a run writes must not be there as something else: better said now than after its steps.
+void refuse_obstacles(const std::string& run) {
+  for (const char* name : {"checkpoints", "final"})
+    if (file_exists(run + "/" + name))
+      fail(ExitCode::usage, fmt::format("'{}/{}' is no folder", run, name), "move it away");
+  for (const char* name : {"latest", "metrics.jsonl", "config.json", "env.json", "ranks.txt"})
+    if (folder_exists(run + "/" + name))
+      fail(ExitCode::usage, fmt::format("'{}/{}' is a folder", run, name), "move it away");
+  if (file_exists(run + "/metrics.jsonl")) read_json_lines(run + "/metrics.jsonl");
+}
+
 ordered_json parsed(const StartPoint& start) {
   try {
     return ordered_json::parse(start.config_text);
@@ -96,6 +114,10 @@ ordered_json environment_json(const LaunchFacts& facts, const Args& args) {
 StartPoint find_start(Communicator& world, const RunConfig& run) {
   StartPoint start;
   if (world.rank() == 0) {
+    if (folder_exists(run.dir)) {
+      hold(run.dir, start.lock);
+      refuse_obstacles(run.dir);
+    }
     start.checkpoint = checkpoint_to_resume(run);
     if (!start.checkpoint.empty()) {
       start.config_path = run_of(start.checkpoint) + "/config.json";
@@ -128,11 +150,16 @@ void report_differences(const StartPoint& start, const Settings& settings) {
                        in_quotes(change.after)));
 }
 
-void write_run_folder(Launch& launch, const Settings& settings, const Args& args) {
+void write_run_folder(Launch& launch, const Settings& settings, const Args& args,
+                      StartPoint& start) {
   const std::string& dir = settings.config.run.dir;
   const auto ranks = gather_ranks(launch, settings.config.run.threads);
   if (launch.facts().rank == 0) {
     make_folders(dir);
+    if (!start.lock.held()) {
+      hold(dir, start.lock);
+      checkpoint_to_resume(settings.config.run);  // again: who was faster may have ended by now
+    }
     write_json(dir + "/config.json", config_json(settings));
     write_json(dir + "/env.json", environment_json(launch.facts(), args));
     write_file_atomic(dir + "/ranks.txt", rank_table(ranks) + "\n");

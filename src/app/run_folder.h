@@ -8,6 +8,7 @@
 #include "app/commands.h"
 #include "app/settings.h"
 #include "comm/launch.h"
+#include "io/file.h"
 
 namespace megadict {
 
@@ -16,11 +17,13 @@ struct StartPoint {
   std::string checkpoint;   // folder; "" = a fresh start
   std::string config_path;  // config.json of the run that wrote it
   std::string config_text;
+  FolderLock lock;  // of run.dir, rank 0: held from when the folder exists
 };
 
-// What run.resume asks for. Exit 2: `never` and the folder holds a run; a path that is no
-// checkpoint, or another run's while run.dir holds one. Exit 3: a checkpoint whose run has no
-// config.json. Writes nothing. Collective over world.
+// What run.resume asks for. Exit 2: another process works in the folder; `never` and it holds a
+// run; a path that is no checkpoint, or another run's while run.dir holds one; something else has
+// the name of what a run writes. Exit 3: a checkpoint whose run has no config.json, a log that
+// cannot be read. Writes nothing. Collective over world.
 StartPoint find_start(Communicator& world, const RunConfig& run);
 
 // Settings that the checkpoint's run resolved are taken over; then every difference is refused or
@@ -28,7 +31,8 @@ StartPoint find_start(Communicator& world, const RunConfig& run);
 void adopt_start(const StartPoint& start, Settings& settings);
 void report_differences(const StartPoint& start, const Settings& settings);
 
-// Collective over world.
-void write_run_folder(Launch& launch, const Settings& settings, const Args& args);
+// Makes the folder where it is not there, and holds it. Collective over world.
+void write_run_folder(Launch& launch, const Settings& settings, const Args& args,
+                      StartPoint& start);
 
 }  // namespace megadict

@@ -8,8 +8,27 @@ namespace megadict {
 Error::Error(ExitCode code, const std::string& what, std::string hint, bool agreed)
     : std::runtime_error(what), code_(code), hint_(std::move(hint)), agreed_(agreed) {}
 
+namespace {
+
+// Paths and file contents may hold anything; a message is one line of readable length.
+std::string one_line(const std::string& text) {
+  constexpr size_t kLongest = 2000;
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  for (const char c : text.substr(0, kLongest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f)
+      out += c;
+    else
+      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+  }
+  return text.size() > kLongest ? out + "..." : out;
+}
+
+}  // namespace
+
 std::string Error::line() const {
-  return hint_.empty() ? std::string(what()) : std::string(what()) + ". hint: " + hint_;
+  return one_line(hint_.empty() ? std::string(what()) : std::string(what()) + ". hint: " + hint_);
 }
 
 void fail(ExitCode code, const std::string& what, const std::string& hint) {

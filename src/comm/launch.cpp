@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -140,6 +141,8 @@ void abort_all(ExitCode code) {
 }
 
 void abort_with(const Error& error) {
+  // From here on the launcher's TERM ends this rank, also out of its sleep.
+  std::signal(SIGTERM, SIG_DFL);
   // One rank speaks for all that fail alike; an abort of another would end it before its line is
   // out. For an error that all meet that is rank 0: who is still there after a while was alone.
   if (error.agreed() && my_rank != 0) sleep(6);

@@ -192,7 +192,8 @@ std::string choose_dataset(const Hdf5File& file, const std::string& name) {
   }
   if (found.empty())
     refuse(file.path(),
-           fmt::format("no dataset of floats with rows; it holds {}", fmt::join(names, ", ")));
+           fmt::format("no dataset of floats with rows; it holds {}",
+                       names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
   return found;
 }
 

@@ -64,6 +64,12 @@ SampleStatistics measure_sample(const DataConfig& config, const float* sample, i
   found.normalization.scale = scale * config.scale;
   if (config.center) found.normalization.mean.assign(mean.begin(), mean.end());
   found.var_total = found.normalization.scale * found.normalization.scale * centered.square;
+  if (!(found.var_total > 1e-30 && found.var_total < 1e30))
+    fail(ExitCode::bad_data,
+         fmt::format("the variance of the scaled rows is {:.3g}, outside 1e-30 to 1e30: sums in "
+                     "fp32 would lose it",
+                     found.var_total),
+         "--data.normalize unit_rms, or another data.scale");
   found.mean_norm = plain.norm;
   found.gamma = std::sqrt((plain.square - centered.square) / centered.square);
   return found;

@@ -54,7 +54,9 @@ void ShardWriter::append(const ShardRows& rows) {
     const float norm = row_norm(next, facts_.dtype, facts_.width);
     if (!std::isfinite(norm))
       fail(ExitCode::bad_data,
-           fmt::format("cannot write '{}': row {} holds a value that is not finite", path_, rows_));
+           fmt::format("cannot write '{}': row {} holds a value that is not finite, or its norm "
+                       "does not fit float32",
+                       path_, rows_));
     norms_.push_back(norm);
     buffer_.insert(buffer_.end(), next, next + row_bytes_);
     for (int c = 0; c < 3; ++c)

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <glob.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace megadict {
 
@@ -177,14 +179,43 @@ void write_file_atomic(const std::string& path, std::string_view content) {
   file.commit();
 }
 
+FolderLock::~FolderLock() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+FolderLock::FolderLock(FolderLock&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+FolderLock& FolderLock::operator=(FolderLock&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+bool FolderLock::take(const std::string& folder) {
+  const int opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (opened < 0) fail_write(folder, errno);
+  const int error = ::flock(opened, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+  if (error == EWOULDBLOCK) {
+    ::close(opened);
+    return false;
+  }
+  if (error != 0)
+    note(fmt::format("note: '{}' cannot be locked ({}): nothing keeps a second process out", folder,
+                     std::strerror(error)));
+  descriptor_ = opened;
+  return true;
+}
+
 RandomAccessFile::RandomAccessFile(const std::string& path) : path_(path) {
-  descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK a pipe would wait for a writer here.
+  descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor_ < 0) fail_read(path, errno);
   struct stat facts = {};
   const int error = ::fstat(descriptor_, &facts) != 0 ? errno : S_ISDIR(facts.st_mode) ? EISDIR : 0;
-  if (error != 0) {
+  if (error != 0 || !S_ISREG(facts.st_mode)) {
     ::close(descriptor_);
-    fail_read(path, error);
+    if (error != 0) fail_read(path, error);
+    fail(ExitCode::bad_data, fmt::format("cannot read '{}': not a regular file", path));
   }
   size_ = facts.st_size;
 }

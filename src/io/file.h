@@ -59,6 +59,22 @@ class AtomicFile {
 
 void write_file_atomic(const std::string& path, std::string_view content);
 
+// Holds a folder for this process: as long as it lives, nobody else gets it. Nothing is written.
+class FolderLock {
+ public:
+  FolderLock() = default;
+  ~FolderLock();
+  FolderLock(FolderLock&& other) noexcept;
+  FolderLock& operator=(FolderLock&& other) noexcept;
+
+  bool held() const { return descriptor_ >= 0; }
+  // False where another process holds it. A file system without locks is noted and let pass.
+  bool take(const std::string& folder);
+
+ private:
+  int descriptor_ = -1;
+};
+
 // Read-only random access; shared by threads (pread).
 class RandomAccessFile {
  public:

@@ -96,6 +96,7 @@ std::vector<hsize_t> chunk_start(hid_t dataset, int64_t first_row) {
 
 void describe_layout(hid_t dataset, Hdf5Dataset& facts) {
   const Id plist(H5Dget_create_plist(dataset), H5Pclose);
+  facts.elsewhere = H5Pget_external_count(plist.get()) > 0;
   if (H5Pget_layout(plist.get()) == H5D_CHUNKED) {
     std::vector<hsize_t> chunk(facts.shape.size());
     H5Pget_chunk(plist.get(), static_cast<int>(chunk.size()), chunk.data());
@@ -128,7 +129,8 @@ const std::string& Hdf5File::path() const {
 }
 
 Hdf5File Hdf5File::open(const std::string& path) {
-  file_size(path);  // the system's own words for a missing or unreadable file
+  // The system's own words for a file that is missing, unreadable or no file.
+  const RandomAccessFile readable(path);
   const Call call;
   auto state = std::make_unique<State>();
   state->path = path;
@@ -192,6 +194,12 @@ Hdf5Dataset Hdf5File::describe(const std::string& dataset) const {
   facts.dtype = *dtype;
   if (*dtype == DType::u16 && text(dataset, "dtype") == "bfloat16") facts.dtype = DType::bf16;
   describe_layout(id, facts);
+  H5L_info_t link = {};
+  if (H5Lget_info(state_->file.get(), dataset.c_str(), &link, H5P_DEFAULT) >= 0)
+    facts.elsewhere = facts.elsewhere || link.type == H5L_TYPE_EXTERNAL;
+  if (facts.elsewhere)
+    fail(ExitCode::bad_data,
+         fmt::format("cannot read '{}': '{}' lies in another file", path(), dataset));
   return facts;
 }
 

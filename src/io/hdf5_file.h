@@ -27,6 +27,7 @@ struct Hdf5Dataset {
   std::vector<int64_t> chunk;  // empty = contiguous
   bool fletcher32 = false;
   bool other_filters = false;  // compression, shuffle, ...
+  bool elsewhere = false;      // external link or storage; describe() refuses it
   int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t row_elements() const;
 };

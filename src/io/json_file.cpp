@@ -19,12 +19,22 @@ nlohmann::json read_json(const std::string& path) {
   }
 }
 
+namespace {
+
+// Texts from files and the command line need not be UTF-8: what is not becomes U+FFFD.
+template <class Json>
+std::string pretty(const Json& value) {
+  return value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
 void write_json(const std::string& path, const nlohmann::json& value) {
-  write_file_atomic(path, value.dump(2) + "\n");
+  write_file_atomic(path, pretty(value));
 }
 
 void write_json(const std::string& path, const nlohmann::ordered_json& value) {
-  write_file_atomic(path, value.dump(2) + "\n");
+  write_file_atomic(path, pretty(value));
 }
 
 }  // namespace megadict

@@ -30,7 +30,8 @@ JsonLines::~JsonLines() {
 }
 
 void JsonLines::append(const nlohmann::ordered_json& object) {
-  const std::string line = object.dump() + "\n";
+  const std::string line =
+      object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   write_fully(descriptor_, line.data(), line.size(), path_);
 }
 

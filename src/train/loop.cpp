@@ -59,7 +59,9 @@ bool checkpoint_due(const Run& run, const StepResult& result) {
               fmt::format("step {}: values are not finite on mesh {}; no checkpoint is written, {}",
                           run.state.step, run.mesh.name(),
                           kept.empty() ? "none exists" : "'" + kept + "' is kept"),
-              "look at the rows named above; lower optim.lr, or set data.max_norm_multiple", true);
+              "lower optim.lr, or set data.max_norm_multiple; rows, where it began in one, are "
+              "named above",
+              true);
 }
 
 // Saves and says how the program has to end (cluster.md section 2).
