@@ -104,7 +104,10 @@ TEST(Memory, CountsWeightsMomentsAndGradients) {
   const MemoryPlan whole = memory(in, 1, 1);
   EXPECT_EQ(whole.weights, 4 * (128 * 33 + 16));
   EXPECT_EQ(whole.moments, 2 * 4 * (128 * 33 + 16));
-  EXPECT_EQ(whole.gradients, 4 * 128 * 33 + 8 * 16);
+  EXPECT_EQ(whole.gradients, 257 * 8 * 16);  // rows are updated in one pass
+  PlanInput clipped = small();
+  clipped.clips = true;
+  EXPECT_EQ(memory(clipped, 1, 1).gradients, 4 * 128 * 33 + 8 * 16);
   EXPECT_EQ(whole.average, 0);
   EXPECT_EQ(whole.counters, 8 * 128);
   const MemoryPlan part = memory(in, 2, 2);
@@ -125,6 +128,7 @@ TEST(Memory, MatchesTheTableOfSizes) {
   in.latents = 1048576;
   in.k = 32;
   in.batch = in.micro = 4096;
+  in.clips = true;  // else there is no gradient tensor
   const MemoryPlan held = memory(in, 1, 1);
   EXPECT_NEAR(static_cast<double>(held.weights) / 1e9, 6.44, 0.01);
   EXPECT_NEAR(static_cast<double>(held.moments) / 1e9, 12.9, 0.05);

@@ -80,7 +80,7 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
     say(fmt::format("  {:<28} {:>18} B {:>10}  {}", what, bytes, bytes_text(bytes), meaning));
   };
   line("weights", held.weights, "fp32, its latents");
-  line("moments", held.moments, "Adam's m and v, the rows it updates");
+  line("moments", held.moments, "of the optimiser, the rows it updates");
   line("gradients", held.gradients, "fp32, its latents");
   if (in.average) line("average", held.average, "the rows it updates");
   line("counters", held.counters, "when a latent last fired");

@@ -7,6 +7,7 @@
 
 #include "base/range.h"
 #include "data/batch_plan.h"
+#include "kernels/optimiser.h"
 #include "model/topk.h"
 
 namespace megadict {
@@ -16,6 +17,7 @@ namespace {
 constexpr int64_t kFloat = 4, kDouble = 8;  // bytes; every payload but x is fp32
 constexpr int64_t kCounter = 8;             // int64 per latent
 constexpr int64_t kScalars = 16;            // words that ride with b_dec's gradient
+constexpr int64_t kBlockSums = 256;         // partial sums of b_dec in the one pass
 
 int64_t largest_shard(int64_t n, int parts) {
   return shard_of(n, parts, 0).size();
@@ -93,6 +95,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.topk = config.model.activation == "topk";
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;
+  const Optimiser& optimiser = optimiser_named(config.optim.name);
+  in.moments = (optimiser.first_moment ? 1 : 0) + (optimiser.second_moment ? 1 : 0);
+  in.lazy = optimiser.lazy;
+  in.clips = config.optim.clip_norm > 0;
   return in;
 }
 
@@ -129,12 +135,14 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   const int64_t row = kFloat * row_numbers(in), b_dec = kFloat * in.width;
   MemoryPlan plan;
   plan.weights = row * padded + b_dec;
-  plan.moments = 2 * (row * owned + b_dec);
-  plan.gradients = row * padded + kDouble * in.width + (data_size > 1 ? row * owned : 0);
+  plan.moments = in.moments * (row * owned + b_dec) + (in.lazy ? kCounter * owned : 0);
+  const bool one_pass = data_size == 1 && in.micro >= in.batch && !in.clips;
+  plan.gradients = kDouble * in.width * (one_pass ? 1 + kBlockSums : 1);
+  if (!one_pass) plan.gradients += row * padded + (data_size > 1 ? row * owned : 0);
   plan.average = in.average ? row * owned + b_dec : 0;
   plan.counters = kCounter * latents;
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
-  plan.bytes_per_dead_latent = in.k_aux > 0 ? 2 * row : 0;
+  plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;
   return plan;
 }
 
@@ -142,7 +150,8 @@ DiskPlan disk(const PlanInput& in) {
   const int64_t weights = kFloat * parameters(in);
   const int64_t average = in.average ? weights : 0;
   DiskPlan plan;
-  plan.checkpoint = 3 * weights + average + kCounter * in.latents;
+  plan.checkpoint =
+      (1 + in.moments) * weights + average + (in.lazy ? 2 : 1) * kCounter * in.latents;
   plan.peak = (in.keep + 2) * plan.checkpoint;  // one under construction; final/ is as large
   return plan;
 }

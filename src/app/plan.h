@@ -24,6 +24,9 @@ struct PlanInput {
   bool topk = true;          // false: codes without bound on their number
   bool tied = false;
   bool average = false;  // a second, averaged copy of the weights
+  int64_t moments = 2;   // copies of the rows that the optimiser keeps
+  bool lazy = false;     // the optimiser keeps each row's last step
+  bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).
@@ -45,14 +48,16 @@ int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& a
 
 // Bytes of the rank that holds most; without the program and its libraries.
 struct MemoryPlan {
-  int64_t weights = 0;    // W_enc, W_dec, biases: fp32, this rank's latents
-  int64_t moments = 0;    // Adam's m and v of the rows this rank updates (1/D of its latents)
-  int64_t gradients = 0;  // [latents, 2d+1] fp32; with D > 1 also the sums of the rows it updates
-  int64_t average = 0;    // the averaged copy of the rows it updates
-  int64_t counters = 0;   // per latent: rows since it last fired
-  int64_t buffers = 0;    // one micro-batch in flight and those read ahead
+  int64_t weights = 0;  // W_enc, W_dec, biases: fp32, this rank's latents
+  int64_t moments = 0;  // what the optimiser keeps of the rows this rank updates (1/D of its own)
+  // [latents, 2d+1] fp32; with D > 1 also the sums of the rows it updates; sums of b_dec alone
+  // where the rows are updated in one pass (train/update.h)
+  int64_t gradients = 0;
+  int64_t average = 0;   // the averaged copy of the rows it updates
+  int64_t counters = 0;  // per latent: rows since it last fired
+  int64_t buffers = 0;   // one micro-batch in flight and those read ahead
   int64_t peak() const { return weights + moments + gradients + average + counters + buffers; }
-  // AuxK besides: copies and gradients of a shard's dead latents.
+  // AuxK besides: copies (and, without the one pass, gradients) of a shard's dead latents.
   int64_t bytes_per_dead_latent = 0;
 };
 
