@@ -3,7 +3,7 @@
 # builds, takes the activations of SmolLM2-135M after block 9, trains 9216 latents on them,
 # judges the dictionary on held-out text, writes it for SAELens, and says what came out.
 #
-#   launch/quickstart.sh                     about a quarter of an hour on two cores
+#   launch/quickstart.sh                     about ten minutes on two quiet cores
 #   launch/quickstart.sh --out DIR           where everything goes (./quickstart-run)
 #   launch/quickstart.sh --device cuda       train on this machine's GPUs
 #
@@ -48,16 +48,26 @@ out=$(cd "$out" && pwd)
 data=$out/activations run=$out/run
 megadict=$root/build/$preset/bin/megadict
 python=$MEGADICT_HOME/venv/bin/python
-stages=6
+stages=6 interrupted=0
+trap 'interrupted=1' INT TERM
 
 # ---- stages ------------------------------------------------------------------------------------
+
+# 130 after Ctrl-C, 143 after TERM; mpirun turns either into 1.
+stopped() {
+  local again="call this again: it goes on from here"
+  if [ "$interrupted" -eq 1 ] || [ "$2" -eq 130 ] || [ "$2" -eq 143 ]; then
+    die "interrupted in the stage '$1'" "$again"
+  fi
+  die "the stage '$1' failed with exit code $2" "mend it and $again"
+}
 
 # stage NUMBER NAME TEXT COMMAND...: runs it, notes its seconds in $out/stages.tsv.
 stage() {
   local number=$1 name=$2 text=$3 start=$SECONDS
   shift 3
   printf '\n[%s/%s] %s\n' "$number" "$stages" "$text"
-  "$@" || die "the stage '$name' failed with exit code $?" "mend it and call this again: it goes on from here"
+  "$@" || stopped "$name" $?
   printf '%s\t%s\n' "$name" $((SECONDS - start)) >>"$out/stages.tsv"
 }
 
@@ -114,7 +124,7 @@ stage 1 set-up "set up this machine (what is missing of Debian and Python packag
 stage 2 build "build the program" build
 stage 3 harvest "activations of SmolLM2-135M-Instruct, residual stream after block 9 (width 576)" harvest
 done_already 4 "$run/final" "the trained dictionary in $run/final" ||
-  stage 4 train "train 9216 latents, 32 active for each token, on two axes of processes" train
+  stage 4 train "train 9216 latents, 32 active for each token, over two processes" train
 done_already 5 "$out/pca.json" "the evaluation in $out/eval.json" ||
   stage 5 evaluate "judge it on held-out text, beside a rank-32 PCA of the same rows" evaluate
 done_already 6 "$out/saelens" "the SAELens dictionary in $out/saelens" ||

@@ -63,5 +63,17 @@ TEST(JsonFile, RoundTripsAndRefusesWhatIsNotJson) {
   EXPECT_THAT(error.line(), HasSubstr("b.json': not JSON at byte"));
 }
 
+TEST(JsonFile, CountsBracketsOutsideOfText) {
+  const std::string open(64, '['), close(64, ']'), many(1000, '{');
+  EXPECT_FALSE(nests_too_deep(open + close + open + close));
+  EXPECT_TRUE(nests_too_deep(open + "{}" + close));
+  EXPECT_FALSE(nests_too_deep("{\"a\": \"" + many + "\\\"" + many + "\"}"));
+  const TempFolder folder;
+  write_file_atomic(folder / "a.json", open + open + close + close);
+  write_file_atomic(folder / "b.json", "[1e999]");
+  EXPECT_THAT(error_of([&] { read_json(folder / "a.json"); }).line(), HasSubstr("64 brackets"));
+  EXPECT_THAT(error_of([&] { read_json(folder / "b.json"); }).line(), HasSubstr("fits no double"));
+}
+
 }  // namespace
 }  // namespace megadict

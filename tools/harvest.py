@@ -16,6 +16,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from megadict_tools.environment import use_environment
+
+use_environment()
+
 from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, main_guard)
 
 

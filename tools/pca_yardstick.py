@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from megadict_tools.environment import use_environment
+
+use_environment()
+
 import numpy as np
 
 from megadict_tools.errors import BAD_DATA, USAGE, OneLineParser, ToolError, main_guard

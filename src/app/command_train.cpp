@@ -199,7 +199,8 @@ int run_train(Launch& launch, const Args& args) {
       .plan = &plan,
       .eval_data = data.held_out ? &*data.held_out : nullptr,
       .identity = identity_of(data),
-      .resume_from = start.checkpoint};
+      .resume_from = start.checkpoint,
+      .resume_config = start.config_path};
   // A start that is refused has written nothing.
   TrainState state = start_state(mesh, job);
   write_run_folder(launch, settings, args, start);

@@ -7,7 +7,7 @@ namespace {
 using enum OnResume;
 using Fields = std::vector<Field>;
 
-constexpr double kMostLatents = 2147483648.0;  // latent indices travel as 32-bit integers
+constexpr double kMostIndices = kMostLatents;
 
 void add(Fields& all, Fields more) {
   all.insert(all.end(), more.begin(), more.end());
@@ -37,14 +37,14 @@ Fields data_fields(DataConfig& c) {
 
 Fields model_fields(ModelConfig& c) {
   return {
-      {"model.encoder", &c.encoder, "", "map from input to pre-activations", one_of({"linear"}),
-       fixed},
+      {"model.encoder", &c.encoder, "", "map from input to pre-activations",
+       one_of({std::begin(kEncoders), std::end(kEncoders)}), fixed},
       {"model.activation", &c.activation, "", "how codes become sparse", one_of({"topk", "relu"}),
        fixed},
       {"model.decoder", &c.decoder, "", "tied: the encoder's weights transposed",
-       one_of({"linear", "tied"}), fixed},
+       one_of({std::begin(kDecoders), std::end(kDecoders)}), fixed},
       {"model.n_latents", &c.n_latents, "latents", "size of the dictionary; 0 = 32 x width",
-       between(0, kMostLatents), fixed},
+       between(0, kMostIndices), fixed},
       {"model.k", &c.k, "latents", "topk: active per row", between(1, 65536), fixed},
       {"model.l1_coefficient", &c.l1_coefficient, "",
        "relu: weight of sum |z| |w_dec| beside |x - xhat|^2", at_least(0), fixed},
@@ -80,7 +80,7 @@ Fields dead_fields(DeadConfig& c) {
       {"dead.auxk_alpha", &c.auxk_alpha, "", "weight of the AuxK loss of dead latents; 0 = off",
        between(0, 1e6), notice},
       {"dead.k_aux", &c.k_aux, "latents", "dead latents active per row in AuxK; 0 = width / 2",
-       between(0, kMostLatents), notice},
+       between(0, kMostIndices), notice},
       {"dead.window_tokens", &c.window_tokens, "rows",
        "dead = not fired for so long; 0 = 1e7 or data.tokens / 10", between(0, 1e15), notice},
   };

@@ -85,6 +85,10 @@ void refuse_obstacles(const std::string& run) {
 }
 
 ordered_json parsed(const StartPoint& start) {
+  if (nests_too_deep(start.config_text))
+    fail_agreed(ExitCode::bad_data,
+                fmt::format("cannot use {}: too many brackets within each other",
+                            in_quotes(start.config_path)));
   try {
     return ordered_json::parse(start.config_text);
   } catch (const ordered_json::exception& e) {

@@ -18,8 +18,34 @@ ordered_json field_json(const Field& field) {
   return std::visit([](const auto* value) { return ordered_json(*value); }, field.target);
 }
 
+std::string json_text(const ordered_json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 [[noreturn]] void refuse_file(const std::string& path, const std::string& why) {
   fail_agreed(ExitCode::bad_data, fmt::format("cannot use {}: {}", in_quotes(path), why));
+}
+
+bool fits_kind(const Field& field, const ordered_json& value) {
+  if (std::holds_alternative<std::string*>(field.target)) return value.is_string();
+  if (std::holds_alternative<bool*>(field.target)) return value.is_boolean();
+  return value.is_number();
+}
+
+// Stores a saved value; exit 3 for one that nobody could have set.
+void store(const Field& field, const ordered_json& value, const std::string& path) {
+  if (!fits_kind(field, value))
+    refuse_file(path, fmt::format("the value of {} is of type {}; allowed: {}", field.name,
+                                  value.type_name(), allowed_text(field)));
+  if (value == "" && field.allowed.choices.empty()) {  // text that was not set
+    std::get<std::string*>(field.target)->clear();
+    return;
+  }
+  try {
+    set_field(field, json_text(value), "saved");
+  } catch (const Error& error) {
+    refuse_file(path, error.what());
+  }
 }
 
 // The saved record of a field; nothing where the file does not know it.
@@ -32,14 +58,6 @@ std::optional<ordered_json> saved_record(const ordered_json& saved, const std::s
       !found->at("source").is_string())
     refuse_file(path, fmt::format("{} holds no value and source", name));
   return *found;
-}
-
-std::string json_text(const ordered_json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
-void store(const Field& field, const ordered_json& value, const std::string& path) {
-  set_field(field, json_text(value), path);
 }
 
 }  // namespace
@@ -64,16 +82,15 @@ void adopt_saved_resolutions(const ordered_json& saved, const std::string& path,
 
 std::vector<Difference> compare_for_resume(const ordered_json& saved, const std::string& path,
                                            const Settings& now) {
-  Config config = now.config, defaults;
-  const std::vector<Field> fields = fields_of(config), default_fields = fields_of(defaults);
+  Config config = now.config, before_config;
+  const std::vector<Field> fields = fields_of(config), before_fields = fields_of(before_config);
   std::vector<Difference> differences;
   for (size_t i = 0; i < fields.size(); ++i) {
-    const Field& field = fields[i];
-    const auto record = saved_record(saved, path, field.name);
-    const ordered_json before = record ? record->at("value") : field_json(default_fields[i]);
-    if (before == field_json(field)) continue;
-    const std::string text = record ? json_text(before) : value_text(default_fields[i]);
-    differences.push_back({field.name, text, value_text(field), field.on_resume});
+    const Field &field = fields[i], &before = before_fields[i];
+    if (const auto record = saved_record(saved, path, field.name))
+      store(before, record->at("value"), path);
+    if (field_json(before) == field_json(field)) continue;
+    differences.push_back({field.name, value_text(before), value_text(field), field.on_resume});
   }
   return differences;
 }

@@ -9,6 +9,9 @@
 
 namespace megadict {
 
+// The widest rows that a shard or a dictionary may have.
+inline constexpr int64_t kMostWidth = 131072;
+
 // Index of the first infinity or NaN among `count` elements, -1 when all are finite.
 int64_t first_non_finite(const void* data, DType dtype, int64_t count);
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "data/rows.h"
 #include "io/file.h"
 #include "io/fletcher32.h"
 
@@ -33,6 +34,9 @@ void check_layout(const Hdf5File& file, const Hdf5Dataset& data) {
            import_hint(path));
   if (data.shape[0] == 0 || data.shape[1] == 0)
     refuse(path, fmt::format("'activations' is [{},{}]: no rows", data.shape[0], data.shape[1]));
+  if (data.shape[1] > kMostWidth)
+    refuse(path, fmt::format("rows of 'activations' are {} wide; allowed: 1 to {}", data.shape[1],
+                             kMostWidth));
   const bool float_rows =
       data.dtype == DType::f32 || data.dtype == DType::f16 || data.dtype == DType::bf16;
   if (!float_rows || !data.little_endian)

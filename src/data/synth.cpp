@@ -109,7 +109,7 @@ void check_options(const SynthOptions& o) {
   };
   if (o.n_latents < 1 || o.n_latents > (int64_t{1} << 32))
     refuse(fmt::format("n_latents is {}", o.n_latents), "1 to 2^32");
-  if (o.width < 1 || o.width > (1 << 17)) refuse(fmt::format("d is {}", o.width), "1 to 131072");
+  if (o.width < 1 || o.width > kMostWidth) refuse(fmt::format("d is {}", o.width), "1 to 131072");
   if (o.k < 1 || o.k > o.n_latents) refuse(fmt::format("k is {}", o.k), "1 to n_latents");
   if (o.sign != "half" && o.sign != "signed")
     refuse(fmt::format("sign is '{}'", o.sign), "half or signed");

@@ -3,11 +3,15 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 namespace megadict {
 
 // Exit 3, with the path and the place, for what is not JSON.
 nlohmann::json read_json(const std::string& path);
+// Brackets within brackets, deeper than anything of ours: the parser's values are copied and
+// written by recursion, which such a text would drive out of the stack.
+bool nests_too_deep(std::string_view text);
 // Atomic, indented, ends in a newline.
 void write_json(const std::string& path, const nlohmann::json& value);
 void write_json(const std::string& path, const nlohmann::ordered_json& value);

@@ -7,9 +7,11 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "base/error.h"
 #include "io/file.h"
+#include "io/json_file.h"
 
 namespace megadict {
 
@@ -40,9 +42,10 @@ std::vector<nlohmann::ordered_json> read_json_lines(const std::string& path) {
   std::vector<nlohmann::ordered_json> lines;
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos;
        begin = end + 1) {
-    auto object = nlohmann::ordered_json::parse(text.begin() + static_cast<int64_t>(begin),
-                                                text.begin() + static_cast<int64_t>(end), nullptr,
-                                                /*allow_exceptions=*/false);
+    const auto line = std::string_view(text).substr(begin, end - begin);
+    auto object = nests_too_deep(line)
+                      ? nlohmann::ordered_json()
+                      : nlohmann::ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!object.is_object())
       fail(ExitCode::bad_data,
            fmt::format("cannot read '{}': line {} is not a JSON object", path, lines.size() + 1));

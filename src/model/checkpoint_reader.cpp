@@ -2,47 +2,61 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
-#include "io/json_file.h"
+#include "data/rows.h"
 
 namespace megadict {
 
 namespace {
 
-void refuse_odd_numbers(const std::string& path, const nlohmann::json& state) {
-  const auto step = state.at("step").get<int64_t>(), tokens = state.at("tokens").get<int64_t>();
-  const auto variance = state.at("var_total").get<double>();
-  const auto scale = state.at("normalize").at("scale").get<double>();
-  if (step < 0 || tokens < 0 || !(variance > 0) || !(scale > 0))
-    fail(ExitCode::bad_data,
-         fmt::format("cannot use '{}': step {}, tokens {}, var_total {}, normalize.scale {}", path,
-                     step, tokens, variance, scale));
+// Block by block: each is looked at while it is in the cache.
+void read_finite(const SafetensorsFile& file, const SafetensorsEntry& entry, Range elements,
+                 BufferView to) {
+  constexpr int64_t kBlock = 1 << 18;
+  auto* out = static_cast<std::byte*>(to.data);
+  for (int64_t begin = elements.begin; begin < elements.end; begin += kBlock) {
+    const Range block{begin, std::min(begin + kBlock, elements.end)};
+    file.read_elements(entry, block, {out, block.size(), to.dtype, Device::cpu});
+    const int64_t bad = to.dtype == DType::f32 ? first_non_finite(out, to.dtype, block.size()) : -1;
+    if (bad >= 0)
+      fail(ExitCode::bad_data,
+           fmt::format("cannot use '{}': {} holds values that are not finite (element {})",
+                       file.path(), entry.name, begin + bad));
+    out += static_cast<size_t>(block.size()) * size_of(to.dtype);
+  }
 }
 
 }  // namespace
 
-CheckpointReader::CheckpointReader(const std::string& folder) : folder_(folder) {
-  const std::string path = folder + "/state.json";
-  state_ = read_json(path);
-  try {
-    n_ = state_.at("n_latents").get<int64_t>();
-    d_ = state_.at("d").get<int64_t>();
-    refuse_odd_numbers(path, state_);
-    int64_t next = 0;
-    for (const auto& part : state_.at("parts")) {
-      const Range latents{part.at("begin").get<int64_t>(), part.at("end").get<int64_t>()};
-      if (latents.begin != next || latents.end < latents.begin)
-        fail(ExitCode::bad_data, fmt::format("'{}': the parts do not cover latent {}", path, next));
-      next = latents.end;
-      parts_.push_back(
-          {latents, SafetensorsFile::open(folder + "/" + part.at("file").get<std::string>())});
-    }
-    if (next != n_)
-      fail(ExitCode::bad_data,
-           fmt::format("'{}': the parts hold {} of {} latents", path, next, n_));
-  } catch (const nlohmann::json::exception& e) {
-    fail(ExitCode::bad_data, fmt::format("'{}' is not a checkpoint's state: {}", path, e.what()));
+CheckpointReader::CheckpointReader(const std::string& folder)
+    : folder_(folder), state_(read_checkpoint_state(folder + "/state.json")) {
+  for (const CheckpointPart& part : state_.parts) {
+    parts_.push_back({part.latents, SafetensorsFile::open(folder + "/" + part.file)});
+    check_tensors(parts_.back());
   }
+  const bool mean = parts_.front().file.find("normalize.mean") != nullptr;
+  if (mean != state_.centred)
+    fail(ExitCode::bad_data,
+         fmt::format("cannot use '{}/state.json': normalize.centred is {}, but '{}' holds {} "
+                     "normalize.mean",
+                     folder, state_.centred, parts_.front().file.path(), mean ? "a" : "no"));
+}
+
+// What state.json says of the weights, before anything of that size is allocated.
+void CheckpointReader::check_tensors(const Part& part) const {
+  const SafetensorsEntry& weights = part.file.at("W_enc");
+  const std::vector<int64_t> expected = {part.latents.size(), d()};
+  if (weights.shape != expected)
+    fail(ExitCode::bad_data,
+         fmt::format("cannot use '{}': W_enc is [{}], state.json says [{}]", part.file.path(),
+                     fmt::join(weights.shape, ","), fmt::join(expected, ",")));
+  const bool tied = state_.model.decoder == "tied", own = part.file.find("W_dec") != nullptr;
+  if (tied == own)
+    fail(ExitCode::bad_data,
+         fmt::format("cannot use '{}/state.json': model.decoder is \"{}\", but '{}' holds {} W_dec",
+                     folder_, state_.model.decoder, part.file.path(), own ? "a" : "no"));
 }
 
 bool CheckpointReader::has(const std::string& name) const {
@@ -65,18 +79,27 @@ void CheckpointReader::read_rows(const std::string& name, Range latents, BufferV
            fmt::format("'{}': {} has {} elements, expected {} rows of {}", part.file.path(), name,
                        entry.elements(), part.latents.size(), row_elements));
     const int64_t count = wanted.size() * row_elements;
-    part.file.read_rows(entry, {first, first + wanted.size()}, {out, count, to.dtype, Device::cpu});
+    read_finite(part.file, entry, {first * row_elements, first * row_elements + count},
+                {out, count, to.dtype, Device::cpu});
     out += static_cast<size_t>(count) * size_of(to.dtype);
   }
 }
 
 void CheckpointReader::read(const std::string& name, BufferView to) const {
-  const SafetensorsEntry& entry = parts_.front().file.at(name);
+  const SafetensorsFile& file = parts_.front().file;
+  const SafetensorsEntry& entry = file.at(name);
   if (entry.elements() != to.count)
-    fail(ExitCode::bad_data,
-         fmt::format("'{}': {} has {} elements, expected {}", parts_.front().file.path(), name,
-                     entry.elements(), to.count));
-  parts_.front().file.read(entry, to);
+    fail(ExitCode::bad_data, fmt::format("'{}': {} has {} elements, expected {}", file.path(), name,
+                                         entry.elements(), to.count));
+  read_finite(file, entry, {0, to.count}, to);
+}
+
+Normalization CheckpointReader::normalization() const {
+  Normalization out{state_.scale, {}};
+  if (!state_.centred) return out;
+  out.mean.resize(static_cast<size_t>(d()));
+  read("normalize.mean", view_of(out.mean.data(), d()));
+  return out;
 }
 
 }  // namespace megadict

@@ -6,6 +6,10 @@
 
 namespace megadict {
 
+inline constexpr const char* kEncoders[] = {"linear"};
+inline constexpr const char* kDecoders[] = {"linear", "tied"};
+inline constexpr int64_t kMostLatents = 2147483648;  // latent indices travel as 32-bit integers
+
 struct ModelConfig {
   std::string encoder = "linear";   // linear
   std::string activation = "topk";  // topk | relu

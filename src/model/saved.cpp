@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "io/file.h"
+#include "io/json_file.h"
 #include "model/checkpoint_reader.h"
 #include "model/formats.h"
 #include "model/initialise.h"
@@ -41,7 +42,9 @@ std::vector<std::string> names_in(const std::string& folder) {
 // -1 where state.json says none.
 int64_t step_in_state(const std::string& folder) {
   if (!file_exists(folder + "/state.json")) return -1;
-  const auto state = nlohmann::json::parse(read_file(folder + "/state.json"), nullptr, false);
+  const std::string text = read_file(folder + "/state.json");
+  if (nests_too_deep(text)) return -1;
+  const auto state = nlohmann::json::parse(text, nullptr, false);
   if (!state.is_object() || !state.contains("step") || !state["step"].is_number_integer())
     return -1;
   return state["step"];
@@ -93,17 +96,6 @@ std::string find_checkpoint(const std::string& path) {
 
 namespace {
 
-ModelConfig model_of(const nlohmann::json& state) {
-  const auto& saved = state.at("model");
-  ModelConfig model;
-  model.encoder = saved.at("encoder");
-  model.activation = saved.at("activation");
-  model.decoder = saved.at("decoder");
-  model.k = saved.at("k");
-  model.n_latents = state.at("n_latents");
-  return model;
-}
-
 void read_weights(const CheckpointReader& reader, const std::string& prefix, Dictionary& to) {
   const Range latents = to.latents;
   reader.read_rows(prefix + "W_enc", latents, view_of(to.w_enc_ld));
@@ -139,25 +131,20 @@ SavedDictionary load_saved(const std::string& folder, const std::string& weights
   }
   const CheckpointReader reader(folder);
   if (ema && !reader.has("ema.W_enc")) refuse_average(folder);
+  const CheckpointState& state = reader.state();
+  const Range latents = shard_of(reader.n(), parts, index);
   SavedDictionary out;
+  out.dictionary =
+      empty_dictionary(state.model, reader.n(), reader.d(), latents, latents.size(), at::kCPU);
+  read_weights(reader, ema ? "ema." : "", out.dictionary);
+  out.normalization = reader.normalization();
+  out.step = state.step;
+  out.tokens = state.tokens;
+  out.var_total = state.var_total;
   try {
-    const nlohmann::json& state = reader.state();
-    out.dictionary = empty_dictionary(model_of(state), reader.n(), reader.d(),
-                                      shard_of(reader.n(), parts, index),
-                                      shard_of(reader.n(), parts, index).size(), at::kCPU);
-    read_weights(reader, ema ? "ema." : "", out.dictionary);
-    out.normalization.scale = state.at("normalize").at("scale");
-    if (reader.has("normalize.mean")) {
-      out.normalization.mean.resize(static_cast<size_t>(reader.d()));
-      reader.read("normalize.mean", view_of(out.normalization.mean.data(), reader.d()));
-    }
-    out.step = state.at("step");
-    out.tokens = state.at("tokens");
-    out.var_total = state.at("var_total");
-    const auto& data = state.at("data");
-    out.source_model = data.value("model", "");
-    out.hook = data.value("hook", "");
-    out.layer = data.value("layer", int64_t{-1});
+    out.source_model = state.data.value("model", "");
+    out.hook = state.data.value("hook", "");
+    out.layer = state.data.value("layer", int64_t{-1});
   } catch (const nlohmann::json::exception& e) {
     fail(ExitCode::bad_data,
          fmt::format("'{}/state.json' is not a checkpoint's state: {}", folder, e.what()));

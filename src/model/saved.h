@@ -5,8 +5,10 @@
 // holds a contiguous range of latents: W_enc [l,d], W_dec [l,d] (absent when tied), b_enc [l]; part
 // 0 also b_dec [d] and normalize.mean [d]; metadata "NAME.latents" = "begin:end" for every tensor
 // that is split over latents. With an averaged copy: the same names with the prefix "ema.".
-// state.json: format, n_latents, d, model.{encoder,activation,decoder,k}, normalize.scale, step,
-// tokens, var_total, data.{fingerprint,model,hook,layer,...}, parts [{file, begin, end}].
+// state.json (checkpoint_state.h): format, n_latents, d, model.{encoder,activation,decoder,k},
+// seed, normalize.{scale,centred}, step, tokens, var_total,
+// data.{fingerprint,model,hook,layer,...}, parts
+// [{file, begin, end}].
 #pragma once
 
 #include <compare>

@@ -96,7 +96,7 @@ nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, ui
                                   const TrainState& state) {
   const ModelConfig& model = state.dictionary.config;
   nlohmann::ordered_json out;
-  out["format"] = "megadict checkpoint 1";
+  out["format"] = kCheckpointFormat;
   out["step"] = state.step;
   out["tokens"] = state.tokens;
   out["n_latents"] = state.dictionary.n;
@@ -155,6 +155,23 @@ void refuse_other_data(const std::string& folder, int64_t width, const nlohmann:
   differs("model", now.model);
   differs("hook", now.hook);
   differs("fingerprint", now.fingerprint);
+}
+
+// A run's fixed settings do not change: where the two files differ, they are of two runs.
+void refuse_mixed_runs(const std::string& folder, const CheckpointState& saved,
+                       const RunIdentity& run) {
+  const auto differs = [&](const char* name, const auto& there, const auto& here) {
+    if (there != here)
+      fail_agreed(ExitCode::bad_data,
+                  fmt::format("'{}/state.json' and '{}' are of different runs: {} is {} and {}",
+                              folder, run.config_path, name, there, here));
+  };
+  differs("seed", saved.seed, run.seed);
+  differs("model.encoder", saved.model.encoder, run.model.encoder);
+  differs("model.activation", saved.model.activation, run.model.activation);
+  differs("model.decoder", saved.model.decoder, run.model.decoder);
+  differs("model.k", saved.model.k, run.model.k);
+  differs("model.n_latents", saved.model.n_latents, run.model.n_latents);
 }
 
 void read_tensor(const CheckpointReader& reader, const Named& item, Range own, at::Tensor& to) {
@@ -254,41 +271,33 @@ void prune_checkpoints(const std::string& run, int64_t step, int keep) {
   }
 }
 
-void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
-                     const OptimConfig& optim, at::Device device, TrainState& state) {
+void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdentity& run,
+                     const DataIdentity& data, const OptimConfig& optim, at::Device device,
+                     TrainState& state) {
   const CheckpointReader reader(folder);
+  const CheckpointState& saved = reader.state();
+  refuse_mixed_runs(folder, saved, run);
   try {
-    const nlohmann::json& saved = reader.state();
-    refuse_other_data(folder, reader.d(), saved.at("data"), data);
-    const Range latents = shard_of(reader.n(), mesh.feature_size(), mesh.feature_index);
-    const int64_t block = ceil_div(latents.size(), mesh.data_size());
-    ModelConfig model = state.dictionary.config;
-    model.encoder = saved.at("model").at("encoder");
-    model.activation = saved.at("model").at("activation");
-    model.decoder = saved.at("model").at("decoder");
-    model.k = saved.at("model").at("k");
-    state.dictionary =
-        empty_dictionary(model, reader.n(), reader.d(), latents, block * mesh.data_size(), device);
-    const bool with_ema = optim.ema > 0;
-    reset_optimiser(mesh, optimiser_named(optim.name), with_ema, state);
-    state.step = saved.at("step");
-    state.tokens = saved.at("tokens");
-    state.var_total = saved.at("var_total");
-    state.normalization.scale = saved.at("normalize").at("scale");
-    state.normalization.mean.clear();
-    if (saved.at("normalize").at("centred").get<bool>()) {
-      state.normalization.mean.resize(static_cast<size_t>(reader.d()));
-      reader.read("normalize.mean", view_of(state.normalization.mean.data(), reader.d()));
-    }
-    if (with_ema && !reader.has("ema.W_enc"))
-      fail_agreed(ExitCode::usage,
-                  fmt::format("'{}' holds no averaged weights, but optim.ema is set", folder),
-                  "resume without optim.ema");
-    read_state(reader, state);
+    refuse_other_data(folder, reader.d(), saved.data, data);
   } catch (const nlohmann::json::exception& e) {
     fail(ExitCode::bad_data,
          fmt::format("'{}/state.json' is not a checkpoint's state: {}", folder, e.what()));
   }
+  const Range latents = shard_of(reader.n(), mesh.feature_size(), mesh.feature_index);
+  const int64_t block = ceil_div(latents.size(), mesh.data_size());
+  state.dictionary = empty_dictionary(run.model, reader.n(), reader.d(), latents,
+                                      block * mesh.data_size(), device);
+  const bool with_ema = optim.ema > 0;
+  reset_optimiser(mesh, optimiser_named(optim.name), with_ema, state);
+  state.step = saved.step;
+  state.tokens = saved.tokens;
+  state.var_total = saved.var_total;
+  state.normalization = reader.normalization();
+  if (with_ema && !reader.has("ema.W_enc"))
+    fail_agreed(ExitCode::usage,
+                fmt::format("'{}' holds no averaged weights, but optim.ema is set", folder),
+                "resume without optim.ema");
+  read_state(reader, state);
 }
 
 }  // namespace megadict

@@ -20,6 +20,13 @@ struct DataIdentity {
   int64_t layer = -1;
 };
 
+// The fixed settings of the run that resumes, as its config.json has them.
+struct RunIdentity {
+  std::string config_path;
+  uint64_t seed = 0;
+  ModelConfig model;
+};
+
 // Writes RUN/checkpoints/step_000001000 (or `folder` where given), then RUN/latest. Collective over
 // world. Refuses (exit 4, agreed) when a row was skipped because of a non-finite gradient.
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
@@ -34,8 +41,9 @@ void remove_unfinished(const std::string& run);
 void prune_checkpoints(const std::string& run, int64_t step, int keep);
 
 // Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
-// differ from `data`, with the difference.
-void read_checkpoint(const Mesh& mesh, const std::string& folder, const DataIdentity& data,
-                     const OptimConfig& optim, at::Device device, TrainState& state);
+// differ from `data`, exit 3 (agreed) where the checkpoint is not of `run`; with the difference.
+void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdentity& run,
+                     const DataIdentity& data, const OptimConfig& optim, at::Device device,
+                     TrainState& state);
 
 }  // namespace megadict

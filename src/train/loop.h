@@ -28,7 +28,8 @@ struct TrainJob {
   const BatchPlan* plan = nullptr;
   const ShardIndex* eval_data = nullptr;  // nullptr = none
   DataIdentity identity;
-  std::string resume_from;  // a checkpoint folder; "" = a fresh start
+  std::string resume_from;    // a checkpoint folder; "" = a fresh start
+  std::string resume_config;  // config.json of its run
 };
 
 // From `state` (start_state() of train/start.h) to the end. Collective over the mesh. Returns done,

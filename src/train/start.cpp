@@ -89,9 +89,9 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
 // A damaged checkpoint is never passed over for an older one: that would lose work silently.
 TrainState resumed_state(const Mesh& mesh, const TrainJob& job) {
   TrainState state;
-  state.dictionary.config = job.model;
   try {
-    read_checkpoint(mesh, job.resume_from, job.identity, job.step.optim, job.device, state);
+    read_checkpoint(mesh, job.resume_from, {job.resume_config, job.run.seed, job.model},
+                    job.identity, job.step.optim, job.device, state);
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_data) throw;
     throw Error(error.code(), error.what(), "--run.resume FOLDER takes another checkpoint",

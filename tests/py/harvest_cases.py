@@ -32,8 +32,10 @@ def run(model_folder, text_file, tmp_path, capfd):
     """run("--dtype", "float16", ...) -> (exit code, stdout, stderr), written to tmp_path/out."""
 
     def call(*arguments, model="gpt2", out="out", layer=(1,), text=text_file):
+        folder = str(model_folder(model) if model in FAMILIES else model)
+        capfd.readouterr()  # what making the model has said
         code = main_guard("harvest", lambda: harvest.main([
-            "--model", str(model_folder(model) if model in FAMILIES else model),
+            "--model", folder,
             "--out", str(tmp_path / out), "--context", str(CONTEXT), "--batch", "4",
             "--threads", "1", "--layer", *map(str, layer), "--text", str(text),
             *map(str, arguments)]))

@@ -247,7 +247,7 @@ CHECKPOINTS = [
     ("list", "state.json", lambda path: path.write_text("[1, 2]"), "state.json"),
     ("short", "state.json", half_of_the_latents, "the parts hold 32 of 64 latents"),
     ("other kind", "state.json", with_step("ten"), "state.json"),
-    ("negative", "state.json", with_step(-7), "state.json': step -7"),
+    ("negative", "state.json", with_step(-7), "state.json': step is -7; allowed: an integer, 0 to"),
 ]
 
 

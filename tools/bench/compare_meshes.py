@@ -21,6 +21,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
+from megadict_tools.environment import use_environment
+
+use_environment()
+
 import h5py
 import numpy as np
 from safetensors import safe_open

@@ -23,6 +23,10 @@ os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from megadict_tools.environment import use_environment
+
+use_environment()
+
 import numpy as np
 import torch
 

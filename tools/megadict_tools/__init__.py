@@ -1,1 +1,1 @@
-"""What the Python tools share. Read in this order: errors, progress, text, models, shards."""
+"""What the Python tools share. Read in this order: environment, errors, progress, text, models, shards."""

@@ -1,0 +1,34 @@
+// state.json of a checkpoint (layout: saved.h), every value checked: whoever holds one need not.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/range.h"
+#include "model/config.h"
+
+namespace megadict {
+
+inline constexpr const char* kCheckpointFormat = "megadict checkpoint 1";
+
+struct CheckpointPart {
+  std::string file;  // a name in the checkpoint's folder
+  Range latents;
+};
+
+struct CheckpointState {
+  int64_t d = 0;
+  ModelConfig model;  // encoder, activation, decoder, k, n_latents
+  uint64_t seed = 0;
+  int64_t step = 0, tokens = 0;
+  double var_total = 0, scale = 1;
+  bool centred = false;
+  nlohmann::json data;                // an object
+  std::vector<CheckpointPart> parts;  // they tile the latents
+};
+
+// Exit 3 with the path, what is wrong and what is allowed.
+CheckpointState read_checkpoint_state(const std::string& path);
+
+}  // namespace megadict
