@@ -292,10 +292,8 @@ def test_log_with_odd_lines(megadict_bin, with_run):
 def test_file_where_a_folder_belongs(megadict_bin, interrupted):
     shutil.rmtree(interrupted / "run" / "checkpoints")
     (interrupted / "run" / "checkpoints").write_text("")
-    result = call(megadict_bin, train("acts", "run", "--run.resume", "auto"), interrupted)
-    assert result.returncode == ERROR
-    assert result.stderr.startswith("megadict: cannot ") and "run/checkpoints" in result.stderr
-    assert result.stderr.count("\n") == 1
+    refused(megadict_bin, interrupted, train("acts", "run", "--run.resume", "auto"), USAGE,
+            "'run/checkpoints' is no folder. hint: move it away")
 
 
 def test_scores_that_cannot_be_written(megadict_bin, with_run):
