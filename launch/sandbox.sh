@@ -134,6 +134,8 @@ run() {
   # Both nodes are this machine: Open MPI would otherwise take them for one shared memory.
   export OMPI_MCA_btl=tcp,self OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_pml=ob1
   export OMPI_MCA_mpi_yield_when_idle=1
+  # The tree kind of fence releases a node too early (see train.sbatch).
+  export SLURM_PMIX_FENCE=ring
   exec "$@"
 }
 
