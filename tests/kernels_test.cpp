@@ -185,8 +185,8 @@ TEST_P(Kernels, UpdatesMatchTheFormulasAndLeaveNonFiniteRowsAlone) {
     }
 }
 
-// One pass over the latents equals gradient tensors and then the update, for two sources, of which
-// the second speaks of every third latent; also where a row's gradient is not finite.
+// One pass over the latents equals gradient tensors and then the update. The second source speaks
+// of every third latent, the third of none (a shard without dead latents).
 TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
   const Shape s = shape();
   const Codes codes = set().positive({x_, w_, bias_});
@@ -194,6 +194,9 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
   const at::Tensor some = at::arange(0, s.l, 3, at::kLong);
   const Codes few = set().positive({x_, w_.index_select(0, some), bias_.index_select(0, some)});
   const LatentCodes few_by_latent = set().by_latent(few);
+  const at::Tensor none = some.narrow(0, 0, 0);
+  const LatentCodes no_codes =
+      set().by_latent(set().positive({x_, w_.index_select(0, none), bias_.index_select(0, none)}));
   at::Tensor g = at::randn({s.b, s.d}), g2 = at::randn({s.b, s.d});
   for (const Optimiser& optimiser : all_optimisers())
     for (const bool tied : {false, true}) {
@@ -216,7 +219,8 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
       LatentRows rows = latent_rows(), want = latent_rows();
       const UpdateArgs args{optimiser.kind, 1e-2, .9, .99, 1e-8, 9, 1, !tied};
       const std::vector<GradientSource> sources = {{by_latent, x_, g, 1, 0.3},
-                                                   {few_by_latent, x_, g2, 0.25, 0, some}};
+                                                   {few_by_latent, x_, g2, 0.25, 0, some},
+                                                   {no_codes, x_, g2, 0.25, 0, none}};
       const RowPassResult result = set().row_pass(sources, rows, args);
       const RowPassResult reference = kTensorKernels.row_pass(sources, want, args);
       EXPECT_EQ(result.skipped, 0);

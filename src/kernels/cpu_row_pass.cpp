@@ -42,7 +42,8 @@ struct Lists {
   const int64_t* start;
   const int32_t* row;
   const float *value, *x, *g;
-  const int64_t* latent;  // nullptr = list j is latent j
+  const int64_t* latent;
+  bool every_latent;  // list j is latent j
   int64_t lists;
   double factor, l1;
 
@@ -53,13 +54,14 @@ struct Lists {
         x(s.x_bd.const_data_ptr<float>()),
         g(s.g_bd.const_data_ptr<float>()),
         latent(s.latent_c.defined() ? s.latent_c.const_data_ptr<int64_t>() : nullptr),
+        every_latent(!s.latent_c.defined()),
         lists(s.codes.latents),
         factor(s.factor),
         l1(s.l1) {}
 
   // The list of latent j, or -1.
   int64_t list_of(int64_t j) const {
-    if (latent == nullptr) return j;
+    if (every_latent) return j;
     const int64_t* found = std::lower_bound(latent, latent + lists, j);
     return found != latent + lists && *found == j ? found - latent : -1;
   }
