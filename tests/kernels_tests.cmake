@@ -1,1 +1,2 @@
 megadict_test(kernels_test SOURCES kernels_test.cpp ROOMS kernels TORCH)
+megadict_test(kernels_screen_test SOURCES kernels_screen_test.cpp ROOMS kernels LABELS kernels TORCH)

@@ -18,6 +18,8 @@ constexpr Command kCommands[] = {
     {"export", "write a dictionary in another tool's layout", run_export, help_export},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},
+    {"bench", "rates beside measured bounds, correctness beside rates", run_bench, help_bench,
+     true},
     {"info", "build, processor, MPI, GPUs and the rank map", run_info, help_info},
 };
 

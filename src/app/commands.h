@@ -43,5 +43,7 @@ int run_info(Launch& launch, const Args& args);
 std::string help_info();
 int run_plan(Launch& launch, const Args& args);
 std::string help_plan();
+int run_bench(Launch& launch, const Args& args);
+std::string help_bench();
 
 }  // namespace megadict

@@ -100,4 +100,34 @@ void scale_to_unit(float* w, int64_t d) {
   for (int64_t i = 0; i < d; ++i) w[i] *= factor;
 }
 
+MEGADICT_CLONES float largest_magnitude(const float* x, int64_t d) {
+  constexpr int64_t kLanes = 16;
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  // The larger of two is taken by a comparison that a NaN on the right wins.
+  for (; i + kLanes <= d; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const float a = std::fabs(x[i + lane]);
+      lanes[lane] = !(a <= lanes[lane]) ? a : lanes[lane];
+    }
+  float largest = 0;
+  for (; i < d; ++i) {
+    const float a = std::fabs(x[i]);
+    largest = !(a <= largest) ? a : largest;
+  }
+  for (float lane : lanes) largest = lane > largest || std::isnan(lane) ? lane : largest;
+  return largest;
+}
+
+MEGADICT_CLONES int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < d; ++i) {
+    const float scaled = x[i] * inverse;
+    const auto rounded = static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f));
+    q[i] = static_cast<int8_t>(rounded);
+    sum += rounded;
+  }
+  return sum;
+}
+
 }  // namespace megadict

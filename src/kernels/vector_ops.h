@@ -28,4 +28,8 @@ void update_row(float* w, const float* g, float* m, float* v, int64_t d, float a
                 const RowUpdate& update);
 void scale_to_unit(float* w, int64_t d);  // a zero row stays
 
+float largest_magnitude(const float* x, int64_t d);  // not finite where an element is not
+// q = x * inverse, rounded; the rest of q is left. Returns the sum of q.
+int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q);
+
 }  // namespace megadict

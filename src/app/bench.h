@@ -1,0 +1,41 @@
+// What `megadict bench` prints: a rate beside the bound that was measured in the same run, and how
+// many results differ from the reference.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace megadict {
+
+struct BenchLine {
+  std::string name;
+  double median_s = 0, least_s = 0, most_s = 0;
+  double work = 0;   // floating-point operations or bytes
+  std::string unit;  // "GFLOP/s", "GB/s"
+  double bound = 0;  // of work / s, measured; 0 = none
+  std::string bound_name;
+  int64_t compared = 0, wrong = 0;  // results beside the reference
+};
+
+struct BenchReport {
+  std::string title;
+  std::vector<BenchLine> lines;
+};
+
+// Seconds of `repeats` calls after one that warms up.
+std::vector<double> times_of(int repeats, const std::function<void()>& work);
+BenchLine line_of(std::string name, std::vector<double> seconds, double work, std::string unit);
+
+std::vector<std::string> table_of(const BenchReport& report);
+nlohmann::ordered_json json_of(const BenchReport& report);
+
+struct KernelBench {
+  int64_t width = 768, latents = 32768, k = 32, rows = 4096;
+  int repeats = 5;
+};
+BenchReport bench_kernels(const KernelBench& options);
+
+}  // namespace megadict

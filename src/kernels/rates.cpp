@@ -1,0 +1,100 @@
+#include "kernels/rates.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <vector>
+
+#include "base/clock.h"
+#include "base/philox.h"
+#include "kernels/gemm_tiles.h"
+#include "kernels/screen_tile.h"
+#include "kernels/vector_ops.h"
+
+namespace megadict {
+
+namespace {
+
+// Runs `work` (returns how much it did) on every thread until the time is over.
+template <class Work>
+double rate_of(double seconds, Work&& work) {
+  double total = 0;
+  const double start = seconds_now();
+#pragma omp parallel reduction(+ : total)
+  {
+    auto mine = work();
+    while (seconds_now() - start < seconds) total += mine();
+  }
+  return total / (seconds_now() - start);
+}
+
+constexpr int64_t kLargeBytes = int64_t{512} << 20;
+
+}  // namespace
+
+double sgemm_tile_rate(int64_t d, double seconds) {
+  return rate_of(seconds, [d] {
+    constexpr int64_t kLatents = 4 * kTileLatents;
+    return
+        [d, x = at::ones({kTileRows, d}), w = at::ones({kLatents, d}), b = at::zeros({kLatents})] {
+          for_each_tile({x, w, b}, 0, kTileRows, [](int64_t, int64_t, const float*, int) {});
+          return 2.0 * static_cast<double>(kTileRows * kLatents * d);
+        };
+  });
+}
+
+double screen_tile_rate(int64_t d, double seconds) {
+  const ScreenTile& tile = all_screen_tiles().front();
+  if (tile.name == "scalar" || !tile.available()) return 0;
+  return rate_of(seconds, [&tile, d] {
+    constexpr int64_t kLatents = 510;
+    QuantisedRows w(kLatents, d);
+    std::vector<float> row(static_cast<size_t>(d), 1.0f), bias(kLatents, 0.0f);
+    for (int64_t j = 0; j < kLatents; ++j) w.set(j, row.data());
+    std::vector<uint8_t> x(static_cast<size_t>(64 * w.p), 129);
+    std::vector<float> ones(64, 1.0f), never(64, 1e30f);
+    return [=, &tile]() mutable {
+      RowBlock block{x.data(), ones.data(), ones.data(), never.data(), 1,
+                     nullptr,  nullptr,     0,           nullptr,      nullptr};
+      tile.run(w, bias.data(), 0, kLatents, block);
+      return 2.0 * static_cast<double>(64 * kLatents * w.p);
+    };
+  });
+}
+
+double read_rate(double seconds) {
+  const at::Tensor memory = at::ones({kLargeBytes / 4});
+  const float* all = memory.const_data_ptr<float>();
+  int thread = 0;
+  return rate_of(seconds, [&] {
+    constexpr int64_t kPiece = int64_t{1} << 18;
+    int64_t at;
+#pragma omp critical
+    at = thread++ * (kLargeBytes / 4 / at::get_num_threads());
+    return [all, at]() mutable {
+      volatile double sum = dot(all + at, all + at, kPiece);
+      (void)sum;
+      at = (at + kPiece) % (kLargeBytes / 4 - kPiece);
+      return static_cast<double>(4 * kPiece);
+    };
+  });
+}
+
+double random_row_rate(int64_t d, double seconds) {
+  const int64_t rows = kLargeBytes / 4 / d;
+  const at::Tensor memory = at::ones({rows, d});
+  const float* all = memory.const_data_ptr<float>();
+  return rate_of(seconds, [&] {
+    std::vector<float> sum(static_cast<size_t>(d));
+    uint64_t next = static_cast<uint64_t>(at::get_thread_num());
+    return [=]() mutable {
+      for (int i = 0; i < 64; ++i) {
+        const uint64_t id = Rng{.seed = 1}.bits64(next++) % static_cast<uint64_t>(rows);
+        add_scaled(sum.data(), 1.0f, all + static_cast<int64_t>(id) * d, d);
+      }
+      return static_cast<double>(64 * 4 * d);
+    };
+  });
+}
+
+}  // namespace megadict

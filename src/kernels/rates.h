@@ -1,0 +1,19 @@
+// What this machine can do, measured on all threads: the bounds that benchmarks are compared with
+// and that the planner computes from.
+#pragma once
+
+#include <cstdint>
+
+namespace megadict {
+
+// fp32 products of tiles that stay in cache, as the exact encode makes them: FLOP/s.
+double sgemm_tile_rate(int64_t d, double seconds);
+// The int8 screen's product on rows of which nothing passes: operations (2 a multiply-add) / s;
+// 0 where this processor has no fast version.
+double screen_tile_rate(int64_t d, double seconds);
+// Sequential reads of memory larger than any cache: bytes/s.
+double read_rate(double seconds);
+// Reads of rows of d floats in random order: bytes/s.
+double random_row_rate(int64_t d, double seconds);
+
+}  // namespace megadict

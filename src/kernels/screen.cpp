@@ -1,0 +1,384 @@
+#include "kernels/screen.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "kernels/cpu_kernels.h"
+#include "kernels/order.h"
+#include "kernels/vector_ops.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr int64_t kBlock = RowBlock::kRows;
+constexpr int64_t kChunkBytes = 384 << 10;  // of encoder rows: half of a usual L2
+constexpr int64_t kUnitBlocks = 16;         // row blocks that share a pass over the encoder
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr float kNever = std::numeric_limits<float>::infinity();
+// A low guess costs hits, a high one a second pass over the row.
+constexpr double kGuessPercentile = 0.005, kGuessFactor = 0.97;
+
+}  // namespace
+
+// One screening of some rows.
+struct Screen::Pass {
+  const EncodeArgs& args;
+  const QuantisedRows& w;
+  const float* bias;
+  int64_t k, rows, blocks, capacity;
+  double window;
+  std::vector<uint8_t> x;                                 // packed for the tile
+  std::vector<float> s, norm, inverse, reach, threshold;  // by row, padded to whole blocks
+  std::vector<Hit> hits;
+  std::vector<int32_t> count;
+  std::vector<uint8_t> hopeless;  // not finite, or its hits do not fit
+
+  Pass(const EncodeArgs& args_, const QuantisedRows& w_, int64_t k_, double window_)
+      : args(args_),
+        w(w_),
+        bias(args_.b_enc_l.const_data_ptr<float>()),
+        k(k_),
+        rows(args_.x_bd.size(0)),
+        blocks((rows + kBlock - 1) / kBlock),
+        capacity(std::max<int64_t>(512, 6 * k_)),
+        window(window_) {
+    const auto padded = static_cast<size_t>(blocks * kBlock);
+    x.resize(padded * static_cast<size_t>(w.p));
+    for (auto* v : {&s, &norm, &inverse, &reach}) v->assign(padded, 0.0f);
+    threshold.assign(padded, kNever);
+    hits.resize(padded * static_cast<size_t>(capacity));
+    count.assign(padded, 0);
+    hopeless.assign(padded, 0);
+  }
+
+  float slack() const { return static_cast<float>(window / std::sqrt(12.0)); }
+
+  void pack(int64_t row) {
+    const float* values = args.x_bd.const_data_ptr<float>() + row * w.d;
+    const auto at = static_cast<size_t>(row);
+    const float largest = largest_magnitude(values, w.d);
+    norm[at] = static_cast<float>(std::sqrt(dot(values, values, w.d)));
+    if (!std::isfinite(largest) || !std::isfinite(norm[at])) {
+      hopeless[at] = 1;
+      return;
+    }
+    s[at] = largest > 0 ? largest / 127 : 1.0f;
+    inverse[at] = 1 / s[at];
+    reach[at] = slack() * norm[at] * inverse[at];
+    if (!std::isfinite(inverse[at]) || !std::isfinite(reach[at])) {
+      hopeless[at] = 1;
+      return;
+    }
+    std::vector<int8_t> q(static_cast<size_t>(w.p));
+    quantise(values, w.d, inverse[at], q.data());
+    uint8_t* to = x.data() + row / kBlock * kBlock * w.p + row % kBlock * 4;
+    for (int64_t i = 0; i < w.p; i += 4, to += kBlock * 4) {
+      uint32_t four;
+      std::memcpy(&four, q.data() + i, 4);
+      four ^= 0x80808080u;  // + 128
+      std::memcpy(to, &four, 4);
+    }
+  }
+
+  void start_at(int64_t row, float value) {
+    const auto at = static_cast<size_t>(row);
+    threshold[at] = hopeless[at] ? kNever : std::max(value, 0.0f) * inverse[at];
+  }
+
+  double value_of(int64_t row, const Hit& hit) const {
+    const auto r = static_cast<size_t>(row), j = static_cast<size_t>(hit.latent);
+    return static_cast<double>(s[r]) *
+               (static_cast<double>(w.scale[j]) * hit.sum + static_cast<double>(w.shift[j])) +
+           bias[hit.latent];
+  }
+
+  // `window` standard deviations of the rounding error of a pair.
+  double margin_of(int64_t row, int64_t latent) const {
+    const auto r = static_cast<size_t>(row), j = static_cast<size_t>(latent);
+    const double a = static_cast<double>(s[r]) * w.norm[j],
+                 b = static_cast<double>(w.scale[j]) * norm[r];
+    return window * std::sqrt((a * a + b * b) / 12);
+  }
+
+  // Drops the hits of a row that k others surely beat; gives the row up where few can go.
+  void make_room(int64_t row) {
+    const auto at = static_cast<size_t>(row);
+    Hit* list = hits.data() + row * capacity;
+    std::vector<double> least(static_cast<size_t>(count[at]));
+    for (size_t i = 0; i < least.size(); ++i)
+      least[i] = value_of(row, list[i]) - margin_of(row, list[i].latent);
+    std::nth_element(least.begin(), least.begin() + (k - 1), least.end(), std::greater<>());
+    const double sure = least[static_cast<size_t>(k - 1)];
+    threshold[at] = std::max(threshold[at], static_cast<float>(sure) * inverse[at]);
+    Hit* end = std::remove_if(list, list + count[at], [&](const Hit& hit) {
+      return value_of(row, hit) + margin_of(row, hit.latent) < sure;
+    });
+    count[at] = static_cast<int32_t>(end - list);
+    if (count[at] > capacity / 4 * 3) {
+      hopeless[at] = 1;
+      threshold[at] = kNever;
+      count[at] = 0;
+    }
+  }
+
+  void screen_blocks(const ScreenTile& tile, int64_t begin, int64_t end) {
+    const int64_t chunk = std::max<int64_t>(6, kChunkBytes / w.p / 6 * 6);
+    for (int64_t first = 0; first < w.rows; first += chunk)
+      for (int64_t b = begin; b < end; ++b) {
+        struct At {
+          Pass* pass;
+          int64_t row;
+        } at{this, b * kBlock};
+        const auto row = static_cast<size_t>(at.row);
+        RowBlock block{x.data() + at.row * w.p,
+                       inverse.data() + row,
+                       reach.data() + row,
+                       threshold.data() + row,
+                       slack(),
+                       hits.data() + at.row * capacity,
+                       count.data() + row,
+                       static_cast<int32_t>(capacity),
+                       [](RowBlock& full, int64_t r) {
+                         const At& where = *static_cast<At*>(full.context);
+                         where.pass->make_room(where.row + r);
+                       },
+                       &at};
+        tile.run(w, bias, first, std::min(w.rows, first + chunk), block);
+      }
+  }
+
+  // The best k of a row's hits by exact values; returns how many were evaluated.
+  int64_t resolve(int64_t row, float* value, int32_t* latent) const {
+    struct Candidate {
+      double optimistic;
+      int32_t latent;
+    };
+    const int64_t found = count[static_cast<size_t>(row)];
+    const Hit* list = hits.data() + row * capacity;
+    std::vector<Candidate> left(static_cast<size_t>(found));
+    for (size_t i = 0; i < left.size(); ++i)
+      left[i] = {value_of(row, list[i]) + margin_of(row, list[i].latent), list[i].latent};
+    const auto better = [](const Candidate& a, const Candidate& b) {
+      return a.optimistic > b.optimistic;
+    };
+    if (found > k) std::nth_element(left.begin(), left.begin() + (k - 1), left.end(), better);
+    std::vector<uint64_t> best;  // a heap, the k-th on top
+    best.reserve(static_cast<size_t>(k));
+    const float* w_enc = args.w_enc_ld.const_data_ptr<float>();
+    const float* values = args.x_bd.const_data_ptr<float>() + row * w.d;
+    int64_t evaluated = 0;
+    for (const Candidate& one : left) {
+      const bool enough = static_cast<int64_t>(best.size()) == k;
+      if (one.optimistic < (enough ? key_value(best.front()) : 0.0f)) continue;
+      const auto exact =
+          static_cast<float>(dot(values, w_enc + one.latent * w.d, w.d) + bias[one.latent]);
+      ++evaluated;
+      const uint64_t key = order_key(exact, static_cast<uint32_t>(one.latent));
+      if (exact <= 0 || (enough && key < best.front())) continue;
+      if (enough) {
+        std::pop_heap(best.begin(), best.end(), std::greater<>());
+        best.pop_back();
+      }
+      best.push_back(key);
+      std::push_heap(best.begin(), best.end(), std::greater<>());
+    }
+    std::sort(best.begin(), best.end(), std::greater<>());
+    for (int64_t i = 0; i < k; ++i) {
+      const bool there = i < static_cast<int64_t>(best.size());
+      value[i] = there ? key_value(best[static_cast<size_t>(i)]) : kNone;
+      latent[i] = there ? static_cast<int32_t>(key_position(best[static_cast<size_t>(i)])) : 0;
+    }
+    return evaluated;
+  }
+};
+
+namespace {
+
+enum Outcome : uint8_t { kDone, kGuessTooHigh, kHopeless };
+
+}  // namespace
+
+struct Screen::Found {
+  Candidates best;
+  std::vector<float> norm;       // |x| of each row
+  std::vector<uint8_t> outcome;  // of each row
+
+  int64_t k() const { return best.value.size(1); }
+
+  at::Tensor rows_with(Outcome which) const {
+    std::vector<int64_t> rows;
+    for (size_t i = 0; i < outcome.size(); ++i)
+      if (outcome[i] == which) rows.push_back(static_cast<int64_t>(i));
+    return at::tensor(rows, at::kLong);
+  }
+
+  // The smallest value of a row's list, 0 where it is not full.
+  float last(int64_t row) const {
+    return std::max(0.0f, best.value.const_data_ptr<float>()[(row + 1) * k() - 1]);
+  }
+
+  void replace(const at::Tensor& rows, const Candidates& with, uint8_t its_outcome) {
+    best.value.index_copy_(0, rows, with.value);
+    best.latent.index_copy_(0, rows, with.latent);
+    const int64_t* row = rows.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < rows.numel(); ++i) outcome[static_cast<size_t>(row[i])] = its_outcome;
+  }
+};
+
+Screen::Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile)
+    : rows_(w_enc_ld.size(0), w_enc_ld.size(1)), tile_(tile) {
+  refresh(w_enc_ld);
+}
+
+void Screen::refresh(const at::Tensor& w_enc_ld) {
+  const float* w = w_enc_ld.const_data_ptr<float>();
+#pragma omp parallel for schedule(static)
+  for (int64_t row = 0; row < rows_.rows; ++row) rows_.set(row, w + row * rows_.d);
+}
+
+Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<const float> start) {
+  Pass pass(args, rows_, k, window_);
+  const int64_t rows = pass.rows;
+  Found found{{at::empty({rows, k}, at::kFloat), at::empty({rows, k}, at::kInt)}, {}, {}};
+  found.outcome.assign(static_cast<size_t>(rows), kDone);
+  float* value = found.best.value.mutable_data_ptr<float>();
+  int32_t* latent = found.best.latent.mutable_data_ptr<int32_t>();
+  int64_t hits = 0, rescored = 0;
+#pragma omp parallel reduction(+ : hits, rescored)
+  {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+      pass.pack(row);
+      const auto at = static_cast<size_t>(row);
+      pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[at] : start[at]);
+    }
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t unit = 0; unit < pass.blocks; unit += kUnitBlocks)
+      pass.screen_blocks(tile_, unit, std::min(pass.blocks, unit + kUnitBlocks));
+#pragma omp for schedule(dynamic, 16)
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto at = static_cast<size_t>(row);
+      hits += pass.count[at];
+      rescored += pass.resolve(row, value + row * k, latent + row * k);
+      if (pass.hopeless[at])
+        found.outcome[at] = kHopeless;
+      else if (found.last(row) * pass.inverse[at] < pass.threshold[at])
+        found.outcome[at] = kGuessTooHigh;
+    }
+  }
+  found.norm = std::move(pass.norm);
+  stats_.hits += hits;
+  stats_.rescored += rescored;
+  return found;
+}
+
+// The k-th best of what was found is a threshold that cannot be too high.
+void Screen::screen_again(const EncodeArgs& args, int64_t k, Found& found) {
+  const at::Tensor rows = found.rows_with(kGuessTooHigh);
+  if (rows.numel() == 0) return;
+  std::vector<float> start;
+  for (int64_t i = 0; i < rows.numel(); ++i)
+    start.push_back(found.last(rows.const_data_ptr<int64_t>()[i]) * (1 - 1e-5f));
+  const at::Tensor x = args.x_bd.index_select(0, rows);
+  const Found second = screened({x, args.w_enc_ld, args.b_enc_l}, k, start);
+  found.replace(rows, second.best, kDone);
+  const at::Tensor hopeless = rows.index_select(0, second.rows_with(kHopeless));
+  for (int64_t i = 0; i < hopeless.numel(); ++i)
+    found.outcome[static_cast<size_t>(hopeless.const_data_ptr<int64_t>()[i])] = kHopeless;
+  stats_.again += rows.numel();
+}
+
+// Rows of which the screen can say nothing: fp32 alone, with the values the screen would give.
+void Screen::encode_exactly(const EncodeArgs& args, int64_t k, Found& found) {
+  const at::Tensor rows = found.rows_with(kHopeless);
+  if (rows.numel() == 0) return;
+  const at::Tensor x = args.x_bd.index_select(0, rows);
+  Candidates exact = cpu_topk({x, args.w_enc_ld, args.b_enc_l}, k);
+  const float* bias = args.b_enc_l.const_data_ptr<float>();
+  const float* w = args.w_enc_ld.const_data_ptr<float>();
+  std::vector<uint64_t> keys(static_cast<size_t>(k));
+  for (int64_t row = 0; row < x.size(0); ++row) {
+    const float* its_x = x.const_data_ptr<float>() + row * rows_.d;
+    float* value = exact.value.mutable_data_ptr<float>() + row * k;
+    int32_t* latent = exact.latent.mutable_data_ptr<int32_t>() + row * k;
+    for (int64_t i = 0; i < k; ++i) {
+      const auto v =
+          static_cast<float>(dot(its_x, w + latent[i] * rows_.d, rows_.d) + bias[latent[i]]);
+      const bool there = value[i] != kNone && !(v <= 0);
+      keys[static_cast<size_t>(i)] =
+          order_key(there ? v : kNone, static_cast<uint32_t>(there ? latent[i] : 0));
+    }
+    std::sort(keys.begin(), keys.end(), std::greater<>());
+    for (int64_t i = 0; i < k; ++i) {
+      value[i] = key_value(keys[static_cast<size_t>(i)]);
+      latent[i] = static_cast<int32_t>(key_position(keys[static_cast<size_t>(i)]));
+    }
+  }
+  found.replace(rows, exact, kDone);
+  stats_.exact += rows.numel();
+}
+
+void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> rows, Found& found) {
+  if (rows.empty()) return;
+  const at::Tensor which = at::tensor(at::ArrayRef<int64_t>(rows.data(), rows.size()), at::kLong);
+  const Candidates exact =
+      cpu_topk({args.x_bd.index_select(0, which), args.w_enc_ld, args.b_enc_l}, k);
+  int64_t missed = 0;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto at = static_cast<int64_t>(r);
+    const float* value = exact.value.const_data_ptr<float>() + at * k;
+    const int32_t* latent = exact.latent.const_data_ptr<int32_t>() + at * k;
+    const int32_t* list = found.best.latent.const_data_ptr<int32_t>() + rows[r] * k;
+    // The two products round differently: what is nearly the last may be in one list alone.
+    const float surely = found.last(rows[r]) * (1 + 1e-5f) + 1e-30f;
+    for (int64_t i = 0; i < k && value[i] > surely; ++i)
+      if (std::find(list, list + k, latent[i]) == list + k) {
+        ++missed;
+        found.outcome[static_cast<size_t>(rows[r])] = kHopeless;
+      }
+  }
+  stats_.checked += static_cast<int64_t>(rows.size());
+  stats_.missed += missed;
+  if (missed > 0) window_ = std::min(kWidestWindow, window_ * 1.25);
+  encode_exactly(args, k, found);
+}
+
+void Screen::learn_threshold(const Found& found) {
+  std::vector<float> relative;
+  for (size_t row = 0; row < found.norm.size(); ++row)
+    if (found.norm[row] > 0 && std::isfinite(found.norm[row]))
+      relative.push_back(found.last(static_cast<int64_t>(row)) / found.norm[row]);
+  if (relative.empty()) return;
+  const auto at = relative.begin() +
+                  static_cast<int64_t>(kGuessPercentile * static_cast<double>(relative.size()));
+  std::nth_element(relative.begin(), at, relative.end());
+  relative_threshold_ = static_cast<float>(kGuessFactor * *at);
+}
+
+Candidates Screen::topk(const EncodeArgs& args, int64_t k, std::span<const int64_t> check_rows) {
+  k = std::min(k, rows_.rows);
+  Found found = screened(args, k, {});
+  screen_again(args, k, found);
+  encode_exactly(args, k, found);
+  learn_threshold(found);
+  check(args, k, check_rows, found);
+  stats_.rows += args.x_bd.size(0);
+  return found.best;
+}
+
+ScreenStats Screen::take_stats() {
+  return std::exchange(stats_, {});
+}
+
+int64_t Screen::bytes() const {
+  return rows_.rows * (rows_.p + static_cast<int64_t>(3 * sizeof(float)));
+}
+
+}  // namespace megadict

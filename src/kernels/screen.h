@@ -1,0 +1,66 @@
+// Screened encoding: an int8 product finds the latents that can be among a row's best k, fp32
+// decides among them and gives the values (performance.md 3 and 3.1; DESIGN section 8).
+//
+// A latent's optimistic value is its int8 pre-activation plus `window` standard deviations of the
+// rounding error, sigma^2 = (s_x^2 |w|^2 + s_w^2 |x|^2) / 12. A row's candidates are evaluated in
+// fp32 until the k-th best exact value exceeds the optimistic value of everything that is left.
+// Which latents the product lets pass is decided by a threshold guessed from the last batch; rows
+// for which the guess was too high are screened once more with what they are now known to hold.
+// Only positive values count: what TopK selects and ReLU then removes is not looked for.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/kernel_set.h"
+#include "kernels/screen_tile.h"
+
+namespace megadict {
+
+struct ScreenStats {
+  int64_t rows = 0;      // encoded
+  int64_t hits = 0;      // pairs the product let pass
+  int64_t rescored = 0;  // pairs evaluated in fp32
+  int64_t again = 0;     // rows screened twice
+  int64_t exact = 0;     // rows encoded in fp32 alone: values not finite, or too many hits
+  int64_t checked = 0;   // rows compared with the exact top k
+  int64_t missed = 0;    // entries of those that were not found; each widens the window
+};
+
+class Screen {
+ public:
+  static constexpr double kWindow = 6, kWidestWindow = 12;
+
+  explicit Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile = all_screen_tiles().front());
+
+  // After encoder rows changed; of different rows also from different threads.
+  void refresh(int64_t row, const float* w) { rows_.set(row, w); }
+  void refresh(const at::Tensor& w_enc_ld);
+
+  // The best k' = min(k, l) positive pre-activations of each row, best first, padded with -inf.
+  // `check`: rows to be compared with the exact result.
+  Candidates topk(const EncodeArgs& args, int64_t k, std::span<const int64_t> check = {});
+
+  ScreenStats take_stats();  // since the last call
+  int64_t bytes() const;
+
+ private:
+  struct Pass;
+  struct Found;
+  Found screened(const EncodeArgs& args, int64_t k, std::span<const float> start);
+  void screen_again(const EncodeArgs& args, int64_t k, Found& found);
+  void encode_exactly(const EncodeArgs& args, int64_t k, Found& found);
+  void check(const EncodeArgs& args, int64_t k, std::span<const int64_t> rows, Found& found);
+  void learn_threshold(const Found& found);
+
+  QuantisedRows rows_;
+  const ScreenTile& tile_;
+  double window_ = kWindow;
+  float relative_threshold_ = 0;  // of |x|, for the next batch
+  ScreenStats stats_;
+};
+
+}  // namespace megadict
