@@ -1,90 +1,113 @@
-// Encoding on the CPU: cache tiles of x W_enc^T through the BLAS inside LibTorch, each tile
-// consumed while it is in cache (performance.md 2.1), so that no b x l tensor exists.
+// Encoding on the CPU: tiles of x W_enc^T that never leave the registers but for what passes a
+// row's threshold (performance.md 2.1), so that no b x l tensor exists.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "kernels/cpu_kernels.h"
-#include "kernels/gemm_tiles.h"
+#include "kernels/fp32_tile.h"
 #include "kernels/order.h"
 
 namespace megadict {
 
 namespace {
 
-// Runs work(first row, last row) on blocks of at most kTileRows rows, spread over the threads.
-template <class Work>
-void for_each_block(int64_t rows, Work&& work) {
-  const int64_t threads = at::get_num_threads();
-  const int64_t block =
-      std::clamp<int64_t>((rows + threads - 1) / std::max<int64_t>(threads, 1), 1, kTileRows);
-  const int64_t blocks = (rows + block - 1) / block;
-#pragma omp parallel for schedule(dynamic, 1)
-  for (int64_t i = 0; i < blocks; ++i) work(i * block, std::min(rows, (i + 1) * block));
-}
+constexpr int64_t kBlock = Fp32Block::kRows;
+constexpr int64_t kUnitRows = 16 * kBlock;  // share a pass over the encoder
+constexpr int64_t kChunkBytes = 384 << 10;  // of encoder rows: half of a usual L2
+constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-// Positions p of v[0, count) with !(v[p] <= tau), NaN included, appended as keys. Groups that
-// hold none, nearly all of them, cost one vectorised pass.
-__attribute__((target_clones("avx512f", "avx2", "default"))) int64_t append_above(
-    const float* v, int count, float tau, uint32_t first, uint64_t* keys) {
-  constexpr int kGroup = 64;
-  int64_t found = 0;
-  for (int base = 0; base < count; base += kGroup) {
-    const int group = std::min(kGroup, count - base);
-    int hits = 0;
-    for (int i = 0; i < group; ++i) hits += !(v[base + i] <= tau);
-    if (hits == 0) continue;
-    for (int i = 0; i < group; ++i)
-      if (!(v[base + i] <= tau))
-        keys[found++] = order_key(v[base + i], first + static_cast<uint32_t>(base + i));
-  }
-  return found;
-}
-
-// The running best k of one row. Latents arrive in ascending order, so a later entry equal to the
-// k-th value can never replace it and a strict comparison is exact.
-class RunningTopk {
+// A few blocks of rows, packed for the tile, and their lists of hits; one thread's.
+class Unit {
  public:
-  RunningTopk(int64_t k, int64_t capacity) : k_(k), keys_(static_cast<size_t>(capacity)) {}
-
-  void add(const float* v, int count, uint32_t first) {
-    if (used_ + count > static_cast<int64_t>(keys_.size())) compact();
-    used_ += append_above(v, count, tau_, first, keys_.data() + used_);
+  Unit(const EncodeArgs& args, int64_t begin, int64_t end, int64_t capacity, float threshold)
+      : args_(args),
+        begin_(begin),
+        rows_(end - begin),
+        blocks_((rows_ + kBlock - 1) / kBlock),
+        capacity_(capacity),
+        d_(args.x_bd.size(1)),
+        x_(static_cast<size_t>(blocks_ * kBlock * d_)),
+        threshold_(static_cast<size_t>(blocks_ * kBlock), threshold),
+        hits_(static_cast<size_t>(blocks_ * kBlock * capacity)),
+        count_(static_cast<size_t>(blocks_ * kBlock), 0) {
+    const float* from = args.x_bd.const_data_ptr<float>() + begin * d_;
+    for (int64_t row = 0; row < rows_; ++row) {
+      float* to = x_.data() + row / kBlock * kBlock * d_ + row % kBlock;
+      for (int64_t i = 0; i < d_; ++i) to[i * kBlock] = from[row * d_ + i];
+    }
   }
 
-  void finish(float* value, int32_t* latent) {
-    compact();
-    std::sort(keys_.begin(), keys_.begin() + used_, std::greater<>());
-    for (int64_t p = 0; p < used_; ++p) {
-      value[p] = key_value(keys_[static_cast<size_t>(p)]);
-      latent[p] = static_cast<int32_t>(key_position(keys_[static_cast<size_t>(p)]));
-    }
-    // Values of -inf never enter: what is missing is padding, which nothing selects.
-    for (int64_t p = used_; p < k_; ++p) {
-      value[p] = -std::numeric_limits<float>::infinity();
-      latent[p] = 0;
-    }
-    used_ = 0;
-    tau_ = -std::numeric_limits<float>::infinity();
+  int64_t begin() const { return begin_; }
+  int64_t rows() const { return rows_; }
+  int32_t& count(int64_t row) { return count_[static_cast<size_t>(row)]; }
+  float& threshold(int64_t row) { return threshold_[static_cast<size_t>(row)]; }
+  ValueHit* hits(int64_t row) { return hits_.data() + row * capacity_; }
+
+  // All latents; full(unit, row) makes room in a row's list.
+  template <class Full>
+  void run(Full&& full) {
+    const float* w = args_.w_enc_ld.const_data_ptr<float>();
+    const float* bias = args_.b_enc_l.const_data_ptr<float>();
+    const int64_t l = args_.w_enc_ld.size(0);
+    const int64_t chunk = std::max<int64_t>(6, kChunkBytes / 4 / d_ / 6 * 6);
+    const Fp32Tile& tile = best_fp32_tile();
+    for (int64_t first = 0; first < l; first += chunk)
+      for (int64_t b = 0; b < blocks_; ++b) {
+        struct At {
+          Unit* unit;
+          Full& full;
+          int64_t row;
+        } at{this, full, b * kBlock};
+        const auto row = static_cast<size_t>(at.row);
+        Fp32Block block{x_.data() + at.row * d_,
+                        std::min(kBlock, rows_ - at.row),
+                        threshold_.data() + row,
+                        hits(at.row),
+                        count_.data() + row,
+                        static_cast<int32_t>(capacity_),
+                        [](Fp32Block& of, int64_t r) {
+                          At& where = *static_cast<At*>(of.context);
+                          where.full(*where.unit, where.row + r);
+                        },
+                        &at};
+        tile.run(w, bias, d_, first, std::min(l, first + chunk), block);
+      }
   }
 
  private:
-  void compact() {
-    if (used_ <= k_) return;
-    std::nth_element(keys_.begin(), keys_.begin() + (k_ - 1), keys_.begin() + used_,
-                     std::greater<>());
-    used_ = k_;
-    tau_ = key_value(keys_[static_cast<size_t>(k_ - 1)]);
-  }
-
-  int64_t k_, used_ = 0;
-  float tau_ = -std::numeric_limits<float>::infinity();
-  std::vector<uint64_t> keys_;
+  const EncodeArgs& args_;
+  int64_t begin_, rows_, blocks_, capacity_, d_;
+  std::vector<float> x_, threshold_;
+  std::vector<ValueHit> hits_;
+  std::vector<int32_t> count_;
 };
+
+// Runs work(first row, last row) on units of rows, spread over the threads.
+template <class Work>
+void for_each_unit(int64_t rows, Work&& work) {
+  const int64_t units = (rows + kUnitRows - 1) / kUnitRows;
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int64_t i = 0; i < units; ++i) work(i * kUnitRows, std::min(rows, (i + 1) * kUnitRows));
+}
+
+bool before(const ValueHit& a, const ValueHit& b) {
+  return order_key(a.value, static_cast<uint32_t>(a.latent)) >
+         order_key(b.value, static_cast<uint32_t>(b.latent));
+}
+
+// Keeps a row's best k. Latents arrive in ascending order, so a later entry equal to the k-th value
+// can never replace it and the tile's strict comparison is exact.
+void keep_best(Unit& unit, int64_t row, int64_t k) {
+  ValueHit* list = unit.hits(row);
+  if (unit.count(row) <= k) return;
+  std::nth_element(list, list + (k - 1), list + unit.count(row), before);
+  unit.count(row) = static_cast<int32_t>(k);
+  unit.threshold(row) = list[k - 1].value;
+}
 
 }  // namespace
 
@@ -93,31 +116,38 @@ Candidates cpu_topk(const EncodeArgs& args, int64_t k) {
   Candidates out{at::empty({rows, kept}, at::kFloat), at::empty({rows, kept}, at::kInt)};
   float* value = out.value.mutable_data_ptr<float>();
   int32_t* latent = out.latent.mutable_data_ptr<int32_t>();
-  const int64_t capacity = std::max<int64_t>(512, 2 * kept) + kTileLatents;
-  for_each_block(rows, [&](int64_t begin, int64_t end) {
-    std::vector<RunningTopk> best(static_cast<size_t>(end - begin), RunningTopk(kept, capacity));
-    for_each_tile(args, begin, end, [&](int64_t row, int64_t first, const float* v, int count) {
-      best[static_cast<size_t>(row - begin)].add(v, count, static_cast<uint32_t>(first));
-    });
-    for (int64_t row = begin; row < end; ++row)
-      best[static_cast<size_t>(row - begin)].finish(value + row * kept, latent + row * kept);
+  const int64_t capacity = std::max<int64_t>(512, 3 * kept);
+  for_each_unit(rows, [&](int64_t begin, int64_t end) {
+    Unit unit(args, begin, end, capacity, kNone);
+    unit.run([kept](Unit& full, int64_t row) { keep_best(full, row, kept); });
+    for (int64_t row = 0; row < unit.rows(); ++row) {
+      keep_best(unit, row, kept);
+      ValueHit* list = unit.hits(row);
+      std::sort(list, list + unit.count(row), before);
+      // Values of -inf never enter: what is missing is padding, which nothing selects.
+      for (int64_t p = 0; p < kept; ++p) {
+        const ValueHit hit = p < unit.count(row) ? list[p] : ValueHit{0, kNone};
+        value[(begin + row) * kept + p] = hit.value;
+        latent[(begin + row) * kept + p] = hit.latent;
+      }
+    }
   });
   return out;
 }
 
 Codes cpu_positive(const EncodeArgs& args) {
-  struct Entry {
-    int32_t latent;
-    float value;
-  };
+  constexpr int64_t kCapacity = 512;
   const int64_t rows = args.x_bd.size(0);
-  std::vector<std::vector<Entry>> entries(static_cast<size_t>(rows));
-  for_each_block(rows, [&](int64_t begin, int64_t end) {
-    for_each_tile(args, begin, end, [&](int64_t row, int64_t first, const float* v, int count) {
-      auto& mine = entries[static_cast<size_t>(row)];
-      for (int i = 0; i < count; ++i)
-        if (!(v[i] <= 0)) mine.push_back({static_cast<int32_t>(first + i), v[i]});
-    });
+  std::vector<std::vector<ValueHit>> entries(static_cast<size_t>(rows));
+  for_each_unit(rows, [&](int64_t begin, int64_t end) {
+    Unit unit(args, begin, end, kCapacity, 0.0f);
+    const auto take = [&entries](Unit& full, int64_t row) {
+      auto& mine = entries[static_cast<size_t>(full.begin() + row)];
+      mine.insert(mine.end(), full.hits(row), full.hits(row) + full.count(row));
+      full.count(row) = 0;
+    };
+    unit.run(take);
+    for (int64_t row = 0; row < unit.rows(); ++row) take(unit, row);
   });
   Codes codes = empty_codes(rows, args.w_enc_ld.size(0));
   auto* start = codes.row_start.mutable_data_ptr<int64_t>();
@@ -130,7 +160,7 @@ Codes cpu_positive(const EncodeArgs& args) {
   auto* value = codes.value.mutable_data_ptr<float>();
   for (int64_t row = 0; row < rows; ++row) {
     int64_t at = start[row];
-    for (const Entry& entry : entries[static_cast<size_t>(row)]) {
+    for (const ValueHit& entry : entries[static_cast<size_t>(row)]) {
       latent[at] = entry.latent;
       value[at++] = entry.value;
     }

@@ -7,9 +7,13 @@
 
 #include "base/clock.h"
 #include "base/philox.h"
-#include "kernels/gemm_tiles.h"
 #include "kernels/screen_tile.h"
 #include "kernels/vector_ops.h"
+
+// Exported by libtorch_cpu.so; no second BLAS is linked.
+extern "C" void sgemm_(const char* transa, const char* transb, const int* m, const int* n,
+                       const int* k, const float* alpha, const float* a, const int* lda,
+                       const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
 
 namespace megadict {
 
@@ -34,12 +38,16 @@ constexpr int64_t kLargeBytes = int64_t{512} << 20;
 
 double sgemm_tile_rate(int64_t d, double seconds) {
   return rate_of(seconds, [d] {
-    constexpr int64_t kLatents = 4 * kTileLatents;
-    return
-        [d, x = at::ones({kTileRows, d}), w = at::ones({kLatents, d}), b = at::zeros({kLatents})] {
-          for_each_tile({x, w, b}, 0, kTileRows, [](int64_t, int64_t, const float*, int) {});
-          return 2.0 * static_cast<double>(kTileRows * kLatents * d);
-        };
+    constexpr int kRows = 256, kLatents = 512;
+    return [d, x = at::ones({kRows, d}), w = at::ones({kLatents, d}),
+            c = at::zeros({kRows, kLatents})] {
+      const int rows = kRows, latents = kLatents, depth = static_cast<int>(d);
+      const float one = 1.0f, zero = 0.0f;
+      // Row-major C = X W^T is column-major C^T = W X^T.
+      sgemm_("T", "N", &latents, &rows, &depth, &one, w.const_data_ptr<float>(), &depth,
+             x.const_data_ptr<float>(), &depth, &zero, c.mutable_data_ptr<float>(), &latents);
+      return 2.0 * kRows * kLatents * static_cast<double>(d);
+    };
   });
 }
 

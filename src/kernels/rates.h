@@ -6,7 +6,7 @@
 
 namespace megadict {
 
-// fp32 products of tiles that stay in cache, as the exact encode makes them: FLOP/s.
+// fp32 products of tiles that stay in cache by the BLAS inside LibTorch: FLOP/s.
 double sgemm_tile_rate(int64_t d, double seconds);
 // The int8 screen's product on rows of which nothing passes: operations (2 a multiply-add) / s;
 // 0 where this processor has no fast version.
