@@ -40,7 +40,7 @@ Counts counted(const Config& config, const ShardIndex& data, bool all_dead) {
     state.tokens = config.dead.window_tokens;
     state.tokens_since_fired_l.fill_(config.dead.window_tokens);
   }
-  StepWorkspace workspace = make_workspace(state);
+  StepWorkspace workspace = make_workspace(state, "fp32");
   BatchStream stream(data, plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                      mesh.feature_index, 0, 2);
   world.reset_counts();

@@ -20,7 +20,7 @@ struct Outcome {
 Outcome train(const Case& c, Communicator& world, const MeshConfig& shape) {
   Bench bench(c, small_problem(c), world, shape);
   bench.config.total_steps = kSteps;
-  StepWorkspace workspace = make_workspace(bench.state);
+  StepWorkspace workspace = make_workspace(bench.state, "fp32");
   Outcome out;
   for (int step = 0; step < kSteps; ++step) {
     bench.problem.x_bd = random(bench.problem.x_bd.sizes(), 100 + static_cast<uint64_t>(step));

@@ -57,7 +57,7 @@ void expect_parity(const Case& c, const Problem& p) {
     const GenericLoss oracle = bench.oracle(c);
     EXPECT_NEAR(oracle.loss, one.loss, 1e-6 * std::fabs(one.loss)) << where;
 
-    StepWorkspace workspace = make_workspace(bench.state);
+    StepWorkspace workspace = make_workspace(bench.state, "fp32");
     int64_t index = 0;
     const StepResult result = train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, true, bench.state,
@@ -106,7 +106,7 @@ TEST_P(Parity, ReplicasAgree) {
   const Case c = GetParam();
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
     Bench bench(c, small_problem(c), test_world(), shape);
-    StepWorkspace workspace = make_workspace(bench.state);
+    StepWorkspace workspace = make_workspace(bench.state, "fp32");
     int64_t index = 0;
     train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false, bench.state,
@@ -177,7 +177,7 @@ TEST(NotFinite, NoRowIsWrittenAndAllRanksAgree) {
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
     Bench bench(c, small_problem(c), test_world(), shape);
     bench.problem.x_bd[17][3] = std::numeric_limits<float>::infinity();
-    StepWorkspace workspace = make_workspace(bench.state);
+    StepWorkspace workspace = make_workspace(bench.state, "fp32");
     const StepResult result = train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, 0); }, false, bench.state, workspace);
     EXPECT_FALSE(result.finite) << bench.mesh.name();

@@ -22,6 +22,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
+#include "train/encode_choice.h"
 #include "train/run_log.h"
 #include "train/start.h"
 
@@ -186,23 +187,28 @@ int run_train(Launch& launch, const Args& args) {
   const BatchPlan plan = settle(settings, start, data, launch.facts().ranks);
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
-  const TrainJob job{
-      .data_config = config.data,
-      .model = config.model,
-      .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
-      .run = config.run,
-      .log = config.log,
-      .checkpoint = config.checkpoint,
-      .eval = config.eval,
-      .device = device,
-      .data = &data.rows,
-      .plan = &plan,
-      .eval_data = data.held_out ? &*data.held_out : nullptr,
-      .identity = identity_of(data),
-      .resume_from = start.checkpoint,
-      .resume_config = start.config_path};
+  TrainJob job{.data_config = config.data,
+               .model = config.model,
+               .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
+               .kernels = config.kernels,
+               .run = config.run,
+               .log = config.log,
+               .checkpoint = config.checkpoint,
+               .eval = config.eval,
+               .device = device,
+               .data = &data.rows,
+               .plan = &plan,
+               .eval_data = data.held_out ? &*data.held_out : nullptr,
+               .identity = identity_of(data),
+               .resume_from = start.checkpoint,
+               .resume_config = start.config_path};
   // A start that is refused has written nothing.
   TrainState state = start_state(mesh, job);
+  job.kernels.encode = choose_encode(mesh, job, state);
+  if (config.kernels.encode != job.kernels.encode) {
+    config.kernels.encode = job.kernels.encode;
+    settings.sources["kernels.encode"] = "resolved";
+  }
   write_run_folder(launch, settings, args, start);
   const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);

@@ -14,6 +14,7 @@ struct Config {
   ModelConfig model;
   OptimConfig optim;
   DeadConfig dead;
+  KernelConfig kernels;
   MeshConfig mesh;
   RunConfig run;
   LogConfig log;

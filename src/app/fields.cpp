@@ -86,6 +86,14 @@ Fields dead_fields(DeadConfig& c) {
   };
 }
 
+Fields kernel_fields(KernelConfig& c) {
+  return {
+      {"kernels.encode", &c.encode, "",
+       "topk: exact fp32, or an int8 screen and fp32 among what it lets pass; auto measures",
+       one_of({"auto", "fp32", "screen_int8"}), notice},
+  };
+}
+
 Fields run_fields(RunConfig& c) {
   return {
       {"run.dir", &c.dir, "", "folder of the run"},
@@ -136,6 +144,7 @@ std::vector<Field> fields_of(Config& config) {
   add(all, model_fields(config.model));
   add(all, optim_fields(config.optim));
   add(all, dead_fields(config.dead));
+  add(all, kernel_fields(config.kernels));
   add(all, run_fields(config.run));
   add(all, interval_fields(config.log, config.checkpoint, config.eval));
   add(all, mesh_and_debug_fields(config.mesh, config.debug));

@@ -112,6 +112,13 @@ void check_config(const Config& config) {
   if (model.n_latents > 0 && model.activation == "topk" && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));
+  if (config.kernels.encode == "screen_int8" &&
+      (model.activation != "topk" || config.run.device != "cpu"))
+    refuse(
+        fmt::format("kernels.encode = screen_int8 with model.activation = {} and run.device = {}; "
+                    "it is for topk on a cpu",
+                    model.activation, config.run.device),
+        "kernels.encode = auto");
   const DebugConfig& debug = config.debug;
   if (!debug.hang_at.empty() && debug.hang_rank < 0)
     refuse("debug.hang_at is set and debug.hang_rank is -1: which rank is to hang?");

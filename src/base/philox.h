@@ -18,6 +18,7 @@ enum class Purpose : uint32_t {
   synth_noise = 6,
   shuffle = 7,
   split = 8,
+  screen_check = 9,
   random_baseline = 20,
   test = 99,
 };

@@ -1,6 +1,7 @@
 // Encoding on the CPU: tiles of x W_enc^T that never leave the registers but for what passes a
 // row's threshold (performance.md 2.1), so that no b x l tensor exists.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +17,7 @@ namespace megadict {
 namespace {
 
 constexpr int64_t kBlock = Fp32Block::kRows;
-constexpr int64_t kUnitRows = 16 * kBlock;  // share a pass over the encoder
+constexpr int64_t kUnitRows = 16 * kBlock;  // share a pass over the encoder, at most
 constexpr int64_t kChunkBytes = 384 << 10;  // of encoder rows: half of a usual L2
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
@@ -89,9 +90,12 @@ class Unit {
 // Runs work(first row, last row) on units of rows, spread over the threads.
 template <class Work>
 void for_each_unit(int64_t rows, Work&& work) {
-  const int64_t units = (rows + kUnitRows - 1) / kUnitRows;
+  const int64_t threads = std::max(at::get_num_threads(), 1);
+  const int64_t share = (rows + threads - 1) / threads;
+  const int64_t unit = std::clamp((share + kBlock - 1) / kBlock * kBlock, kBlock, kUnitRows);
+  const int64_t units = (rows + unit - 1) / unit;
 #pragma omp parallel for schedule(dynamic, 1)
-  for (int64_t i = 0; i < units; ++i) work(i * kUnitRows, std::min(rows, (i + 1) * kUnitRows));
+  for (int64_t i = 0; i < units; ++i) work(i * unit, std::min(rows, (i + 1) * unit));
 }
 
 bool before(const ValueHit& a, const ValueHit& b) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cpu_kernels.h"
+#include "kernels/screen.h"
 #include "kernels/vector_ops.h"
 
 namespace megadict {
@@ -139,6 +140,7 @@ class RowPass {
         bias_(rows.b_enc),
         tied_(rows.tied()),
         last_(rows.last_step_l.defined() ? rows.last_step_l.mutable_data_ptr<int64_t>() : nullptr),
+        screen_(rows.screen),
         args_(args),
         of_decoder_(row_update(args)) {
     UpdateArgs plain = args;
@@ -173,6 +175,7 @@ class RowPass {
     const float decay = decay_after(skipped, args_);
     if (!tied_) dec_.update(j, gradient.dec.data(), decay, of_decoder_);
     enc_.update(j, gradient.enc.data(), decay, of_encoder_);
+    if (screen_ != nullptr) screen_->refresh(j, enc_.w + j * enc_.d);
     const auto bias = static_cast<float>(gradient.bias);
     bias_.update(j, &bias, decay, of_encoder_);
     if (last_ != nullptr) last_[j] = args_.step;
@@ -181,6 +184,7 @@ class RowPass {
   Rows enc_, dec_, bias_;
   bool tied_;
   int64_t* last_;
+  Screen* screen_;
   UpdateArgs args_;
   RowUpdate of_decoder_, of_encoder_{};
   std::vector<Lists> sources_;

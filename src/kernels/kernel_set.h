@@ -39,11 +39,14 @@ struct Parameter {
   at::Tensor w, m, v;
 };
 
+class Screen;
+
 // The latents that a rank updates. `last_step_l`: i64, the step of each row's last update; only
 // where the optimiser is lazy.
 struct LatentRows {
   Parameter w_enc, w_dec, b_enc;  // w_dec.w is w_enc.w when the decoder is tied
   at::Tensor last_step_l;
+  Screen* screen = nullptr;  // of the encoder rows: told of those that change
   bool tied() const { return w_dec.w.is_same(w_enc.w); }
 };
 

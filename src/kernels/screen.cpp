@@ -1,6 +1,7 @@
 #include "kernels/screen.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int64_t kBlock = RowBlock::kRows;
 constexpr int64_t kChunkBytes = 384 << 10;  // of encoder rows: half of a usual L2
-constexpr int64_t kUnitBlocks = 16;         // row blocks that share a pass over the encoder
+constexpr int64_t kUnitBlocks = 16;  // row blocks that share a pass over the encoder, at most
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kNever = std::numeric_limits<float>::infinity();
 // A low guess costs hits, a high one a second pass over the row.
@@ -251,6 +252,9 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
   float* value = found.best.value.mutable_data_ptr<float>();
   int32_t* latent = found.best.latent.mutable_data_ptr<int32_t>();
   int64_t hits = 0, rescored = 0;
+  const int64_t threads = at::get_num_threads();
+  const int64_t unit_blocks =
+      std::clamp<int64_t>((pass.blocks + threads - 1) / threads, 1, kUnitBlocks);
 #pragma omp parallel reduction(+ : hits, rescored)
   {
 #pragma omp for schedule(static)
@@ -260,8 +264,8 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
       pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[at] : start[at]);
     }
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t unit = 0; unit < pass.blocks; unit += kUnitBlocks)
-      pass.screen_blocks(tile_, unit, std::min(pass.blocks, unit + kUnitBlocks));
+    for (int64_t unit = 0; unit < pass.blocks; unit += unit_blocks)
+      pass.screen_blocks(tile_, unit, std::min(pass.blocks, unit + unit_blocks));
 #pragma omp for schedule(dynamic, 16)
     for (int64_t row = 0; row < rows; ++row) {
       const auto at = static_cast<size_t>(row);
@@ -325,28 +329,34 @@ void Screen::encode_exactly(const EncodeArgs& args, int64_t k, Found& found) {
   stats_.exact += rows.numel();
 }
 
+// Counts what beats a list's last entry: as many as the list says, or something was missed.
 void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> rows, Found& found) {
-  if (rows.empty()) return;
-  const at::Tensor which = at::tensor(at::ArrayRef<int64_t>(rows.data(), rows.size()), at::kLong);
-  const Candidates exact =
-      cpu_topk({args.x_bd.index_select(0, which), args.w_enc_ld, args.b_enc_l}, k);
-  int64_t missed = 0;
+  const float* w = args.w_enc_ld.const_data_ptr<float>();
+  const float* x = args.x_bd.const_data_ptr<float>();
+  const float* bias = args.b_enc_l.const_data_ptr<float>();
+  const int64_t d = rows_.d;
+  std::vector<int64_t> above(rows.size(), 0);
+#pragma omp parallel
+  {
+    std::vector<int64_t> mine(rows.size(), 0);
+#pragma omp for schedule(static) nowait
+    for (int64_t j = 0; j < rows_.rows; ++j)
+      for (size_t r = 0; r < rows.size(); ++r)
+        mine[r] +=
+            static_cast<float>(dot(x + rows[r] * d, w + j * d, d) + bias[j]) > found.last(rows[r]);
+#pragma omp critical
+    for (size_t r = 0; r < rows.size(); ++r) above[r] += mine[r];
+  }
   for (size_t r = 0; r < rows.size(); ++r) {
-    const auto at = static_cast<int64_t>(r);
-    const float* value = exact.value.const_data_ptr<float>() + at * k;
-    const int32_t* latent = exact.latent.const_data_ptr<int32_t>() + at * k;
-    const int32_t* list = found.best.latent.const_data_ptr<int32_t>() + rows[r] * k;
-    // The two products round differently: what is nearly the last may be in one list alone.
-    const float surely = found.last(rows[r]) * (1 + 1e-5f) + 1e-30f;
-    for (int64_t i = 0; i < k && value[i] > surely; ++i)
-      if (std::find(list, list + k, latent[i]) == list + k) {
-        ++missed;
-        found.outcome[static_cast<size_t>(rows[r])] = kHopeless;
-      }
+    const float* list = found.best.value.const_data_ptr<float>() + rows[r] * k;
+    const float last = found.last(rows[r]);
+    const int64_t listed = std::count_if(list, list + k, [last](float v) { return v > last; });
+    if (above[r] <= listed || !std::isfinite(found.norm[static_cast<size_t>(rows[r])])) continue;
+    stats_.missed += above[r] - listed;
+    found.outcome[static_cast<size_t>(rows[r])] = kHopeless;
+    window_ = std::min(kWidestWindow, window_ * 1.25);
   }
   stats_.checked += static_cast<int64_t>(rows.size());
-  stats_.missed += missed;
-  if (missed > 0) window_ = std::min(kWidestWindow, window_ * 1.25);
   encode_exactly(args, k, found);
 }
 

@@ -61,12 +61,14 @@ at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const 
   return all;
 }
 
-Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows) {
+Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                const EncodeWith& with) {
   const int64_t slot = rows.part.slot;
   Forward out;
   out.xc_bd = rows.x_bd - dictionary.b_dec_d;
   const ActivationFn& activation = activation_named(dictionary.config.activation);
-  out.codes = activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()});
+  out.codes =
+      activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()}, with);
   const at::Tensor partial = kernels_for(rows.x_bd).decode(out.codes, dictionary.w_dec_ld);
   out.residual_sd =
       sum_at_owners(mesh, partial, slot, "reconstruction") - owned_slot(mesh, out.xc_bd, slot);

@@ -8,6 +8,7 @@
 #include "data/batch_stream.h"
 #include "data/normalization.h"
 #include "kernels/codes.h"
+#include "model/activations.h"
 #include "model/dictionary.h"
 
 namespace megadict {
@@ -31,7 +32,8 @@ struct Forward {
 };
 
 // Collective over feature.
-Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows);
+Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                const EncodeWith& with = {});
 
 // Partial reconstructions [F * slot, d] summed at the rows' owners: [slot, d]. Collective.
 at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,

@@ -1,5 +1,5 @@
-// How the dictionary is trained; the fields `optim.*`, `dead.*`, `run.*`, `log.*`, `checkpoint.*`,
-// `eval.*`.
+// How the dictionary is trained; the fields `optim.*`, `dead.*`, `kernels.*`, `run.*`, `log.*`,
+// `checkpoint.*`, `eval.*`.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,10 @@ struct DeadConfig {
   double auxk_alpha = 1.0 / 32;
   int64_t k_aux = 0;          // 0 = d / 2
   int64_t window_tokens = 0;  // 0 = the smaller of 10,000,000 and data.tokens / 10
+};
+
+struct KernelConfig {
+  std::string encode = "auto";  // auto | fp32 | screen_int8 (kernels/screen.h)
 };
 
 struct RunConfig {

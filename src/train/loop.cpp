@@ -73,9 +73,15 @@ ExitCode stop(Run& run, StopRequest request) {
   return request == StopRequest::terminate ? ExitCode::terminated : ExitCode::requeue;
 }
 
+// The window is wider from here on.
+void report_misses(const Run& run, const ScreenStats& screen) {
+  warn(fmt::format("step {}: the int8 screen missed {} of the best latents of {} compared rows",
+                   run.state.step, screen.missed, screen.checked));
+}
+
 ExitCode steps(Run& run, BatchStream& stream) {
   const TrainJob& job = run.job;
-  StepWorkspace workspace = make_workspace(run.state);
+  StepWorkspace workspace = make_workspace(run.state, job.kernels.encode);
   while (run.state.step < job.step.total_steps) {
     const int64_t next = run.state.step + 1;
     set_watchdog_step(run.state.step);
@@ -83,6 +89,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
     const StepResult result = train_step(
         run.mesh, job.step, [&] { return stream.next(); }, logged, run.state, workspace);
     if (!result.finite) diverged(run);
+    if (result.screen.missed > 0) report_misses(run, result.screen);
     if (run.steps_done++ == 0) run.last_checkpoint_s = result.clock_s;
     if (logged)
       run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),

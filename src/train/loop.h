@@ -19,6 +19,7 @@ struct TrainJob {
   DataConfig data_config;
   ModelConfig model;
   StepConfig step;
+  KernelConfig kernels;
   RunConfig run;
   LogConfig log;
   CheckpointConfig checkpoint;

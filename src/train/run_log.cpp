@@ -77,6 +77,14 @@ void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, do
   line["tokens_per_s"] = rate;
   line["data_wait_s"] = data_s;
   line["comm_s"] = comm_s;
+  if (const ScreenStats& s = r.screen; s.rows > 0) {  // of rank 0's latents
+    const auto rows = static_cast<double>(s.rows);
+    line["screen/hits_per_row"] = static_cast<double>(s.hits) / rows;
+    line["screen/rescored_per_row"] = static_cast<double>(s.rescored) / rows;
+    line["screen/again_pct"] = 100 * static_cast<double>(s.again) / rows;
+    line["screen/exact_pct"] = 100 * static_cast<double>(s.exact) / rows;
+    line["screen/missed"] = s.missed;
+  }
   line["losses/overall_loss"] = r.loss;
   line["losses/mse_loss"] = r.mse;
   line["losses/auxiliary_reconstruction_loss"] = r.aux_loss;

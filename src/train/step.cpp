@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/philox.h"
 #include "model/activations.h"
 #include "model/auxk.h"
 #include "model/tensor_views.h"
@@ -21,6 +22,8 @@
 namespace megadict {
 
 namespace {
+
+constexpr uint32_t kCheckedRows = 4;  // of a micro-batch
 
 struct Step {
   const Mesh& mesh;
@@ -69,11 +72,26 @@ void add_to_tensors(Step& step, const BatchGradients& batch, bool first) {
   if (batch.aux) add_auxk_gradients(dictionary, batch.fwd, *batch.aux, step.aux);
 }
 
+Screen* screen_of(Step& step) {
+  return step.work.screen ? &*step.work.screen : nullptr;
+}
+
+// With a screen, a few rows chosen by step and micro-batch are compared with the exact result.
+Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
+  std::vector<int64_t> check;
+  const Rng rng{.purpose = Purpose::screen_check, .step = static_cast<uint64_t>(step.state.step)};
+  if (step.work.screen && rows.real_rows() > 0)
+    for (uint32_t i = 0; i < kCheckedRows; ++i)
+      check.push_back(static_cast<int64_t>(rng.bits64(static_cast<uint64_t>(micro), i) %
+                                           static_cast<uint64_t>(rows.real_rows())));
+  return forward(step.mesh, step.state.dictionary, rows, {screen_of(step), check});
+}
+
 void accumulate(Step& step, const MicroBatch& micro) {
   const Dictionary& dictionary = step.state.dictionary;
   const Rows rows = gather_rows(step.mesh, micro, dictionary.d, step.state.normalization,
                                 dictionary.w_enc_ld.device());
-  BatchGradients batch{forward(step.mesh, dictionary, rows), {}, step.l1_weight, {}};
+  BatchGradients batch{encode_and_decode(step, rows, micro.micro), {}, step.l1_weight, {}};
   const Forward& fwd = batch.fwd;
   const double square = sum_of_squares(fwd.residual_sd);
   if (!std::isfinite(square)) {
@@ -122,8 +140,8 @@ struct Updated {
 Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, bool want_norm) {
   at::Tensor& b_dec_d = step.work.gradients.b_dec_d;
   const UpdateArgs args = update_args(step.config.optim, lr, step.state.step + 1);
-  const UpdateResult result =
-      update_in_one_pass(*step.batch, step.aux, aux_factor, args, step.state, b_dec_d);
+  const UpdateResult result = update_in_one_pass(*step.batch, step.aux, aux_factor, args,
+                                                 screen_of(step), step.state, b_dec_d);
   Updated out{result.skipped};
   if (want_norm)
     out.norm = gradient_norm(step.mesh, result.square, b_dec_d) / static_cast<double>(batch_rows);
@@ -148,6 +166,7 @@ Updated by_tensors(Step& step, double aux_factor, double lr, int64_t batch_rows,
   const UpdateArgs args = update_args(optim, lr, state.step + 1, out.scale);
   out.skipped = update_by_tensors(own, args, state).skipped;
   share_rows(step.mesh, state);
+  if (step.work.screen) step.work.screen->refresh(state.dictionary.w_enc_ld);
   return out;
 }
 
@@ -183,11 +202,14 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
 
 }  // namespace
 
-StepWorkspace make_workspace(const TrainState& state) {
+StepWorkspace make_workspace(const TrainState& state, const std::string& encode) {
   const auto options = state.dictionary.b_enc_l.options();
-  return {{{}, at::zeros({state.dictionary.d}, options.dtype(at::kDouble))},
-          at::zeros({state.dictionary.latents.size()}, options.dtype(at::kBool)),
-          {}};
+  StepWorkspace work{{{}, at::zeros({state.dictionary.d}, options.dtype(at::kDouble))},
+                     at::zeros({state.dictionary.latents.size()}, options.dtype(at::kBool)),
+                     {},
+                     {}};
+  if (encode == "screen_int8") work.screen.emplace(state.dictionary.w_enc_ld);
+  return work;
 }
 
 StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBatchSource& next,
@@ -217,6 +239,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   StepResult result = result_of(step, step.sums, batch_rows, aux.loss);
   result.lr = lr;
   result.grad_norm = updated.norm;
+  if (workspace.screen) result.screen = workspace.screen->take_stats();
   if (!result.finite) return result;
   update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);

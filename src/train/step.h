@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "base/stop_request.h"
 #include "data/batch_stream.h"
+#include "kernels/screen.h"
 #include "model/gradients.h"
 #include "train/config.h"
 #include "train/state.h"
@@ -32,15 +34,18 @@ struct StepResult {
   StopRequest stop = StopRequest::none;
   double clock_s = 0;  // rank 0's, so that all ranks decide alike
   bool finite = true;
+  ScreenStats screen;  // of this rank's latents
 };
 
 // Buffers that live as long as the run.
 struct StepWorkspace {
   Gradients gradients;  // of my data row's tokens; those of rows only where no one pass is taken
   at::Tensor fired_l;   // bool
-  at::Tensor b_dec_d;   // what the last step applied: B times the mean gradient
+  std::optional<Screen> screen;  // of the shard's encoder rows; none = exact encode
+  at::Tensor b_dec_d;            // what the last step applied: B times the mean gradient
 };
-StepWorkspace make_workspace(const TrainState& state);
+// `encode`: kernels.encode, resolved.
+StepWorkspace make_workspace(const TrainState& state, const std::string& encode);
 
 using MicroBatchSource = std::function<MicroBatch()>;
 

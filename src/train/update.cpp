@@ -20,7 +20,8 @@ UpdateArgs update_args(const OptimConfig& optim, double lr, int64_t step, double
 }
 
 UpdateResult update_in_one_pass(const BatchGradients& batch, const AuxK& aux, double aux_factor,
-                                const UpdateArgs& args, TrainState& state, at::Tensor& b_dec_d) {
+                                const UpdateArgs& args, Screen* screen, TrainState& state,
+                                at::Tensor& b_dec_d) {
   const KernelSet& kernels = kernels_for(batch.g_bd);
   const LatentCodes codes = kernels.by_latent(batch.fwd.codes);
   std::vector<GradientSource> sources = {{codes, batch.fwd.xc_bd, batch.g_bd, 1, batch.l1}};
@@ -28,6 +29,7 @@ UpdateResult update_in_one_pass(const BatchGradients& batch, const AuxK& aux, do
     sources.push_back(
         {batch.aux->codes, batch.fwd.xc_bd, batch.aux->g_bd, aux_factor, 0, aux.dead_l});
   LatentRows rows = own_latents(state);
+  rows.screen = screen;
   UpdateArgs with_unit = args;
   with_unit.unit_rows = !rows.tied();
   const RowPassResult result = kernels.row_pass(sources, rows, with_unit);

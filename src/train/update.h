@@ -30,9 +30,11 @@ struct UpdateResult {
   double square = 0;    // sum of the squares of the own rows' gradients, before clipping
 };
 
-// Adds the encoder's share to b_dec_d [d] fp64. `aux_factor` multiplies AuxK's gradients.
+// Adds the encoder's share to b_dec_d [d] fp64. `aux_factor` multiplies AuxK's gradients; `screen`
+// (or nullptr) follows the encoder rows.
 UpdateResult update_in_one_pass(const BatchGradients& batch, const AuxK& aux, double aux_factor,
-                                const UpdateArgs& args, TrainState& state, at::Tensor& b_dec_d);
+                                const UpdateArgs& args, Screen* screen, TrainState& state,
+                                at::Tensor& b_dec_d);
 
 // `own`: gradients of this rank's rows, summed over the data axis.
 UpdateResult update_by_tensors(const RowGradients& own, const UpdateArgs& args, TrainState& state);

@@ -1,0 +1,93 @@
+#include "train/encode_choice.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "data/row_reader.h"
+#include "model/activations.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr int64_t kRows = 512, kExactRows = 128;
+
+// Rows as the encoder sees them.
+at::Tensor first_rows(const TrainJob& job, const TrainState& state) {
+  const std::vector<int64_t> ids = job.plan->sample(kRows);
+  at::Tensor x = at::empty({static_cast<int64_t>(ids.size()), job.data->width()}, at::kFloat);
+  read_rows(*job.data, ids, x.mutable_data_ptr<float>());
+  const Normalization& normalization = state.normalization;
+  if (!normalization.mean.empty()) x -= at::tensor(normalization.mean);
+  return x * normalization.scale - state.dictionary.b_dec_d;
+}
+
+struct Rates {
+  double fp32 = 0, screen = 0;  // rows/s
+};
+
+Rates measure(const TrainJob& job, const TrainState& state) {
+  const Dictionary& dictionary = state.dictionary;
+  const at::Tensor x = first_rows(job, state);
+  const at::Tensor few = x.narrow(0, 0, std::min(kExactRows, x.size(0)));
+  const auto seconds = [](auto&& work) {
+    const double start = seconds_now();
+    work();
+    return seconds_now() - start;
+  };
+  const int64_t k = dictionary.config.k;
+  Rates rates;
+  rates.fp32 = static_cast<double>(few.size(0)) / seconds([&] {
+                 kCpuKernels.topk({few, dictionary.w_enc_ld, dictionary.b_enc_l}, k);
+               });
+  Screen screen(dictionary.w_enc_ld);
+  const EncodeArgs all{x, dictionary.w_enc_ld, dictionary.b_enc_l};
+  screen.topk(all, k);  // learns its threshold
+  rates.screen = static_cast<double>(x.size(0)) / seconds([&] { screen.topk(all, k); });
+  return rates;
+}
+
+// The smallest of all ranks' values.
+double least(const Mesh& mesh, double value, const char* name) {
+  mesh.world->all_reduce(view_of(&value, 1), ReduceOp::min, name);
+  return value;
+}
+
+}  // namespace
+
+std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainState& state) {
+  const std::string& asked = job.kernels.encode;
+  if (asked == "fp32") return asked;
+  const bool here = all_screen_tiles().front().available();
+  const bool everywhere = least(mesh, here ? 1 : 0, "screens available") > 0;
+  if (asked != "auto") {
+    if (!everywhere)
+      fail_agreed(
+          ExitCode::usage,
+          fmt::format("kernels.encode = {}: the processor of some rank has no AVX-512 VNNI", asked),
+          "--kernels.encode fp32");
+    return asked;
+  }
+  const auto exact = [](const std::string& why) {
+    note("kernels.encode: fp32 (" + why + ")");
+    return std::string("fp32");
+  };
+  if (job.device.is_cuda() || !activation_named(job.model.activation).screened)
+    return "fp32";  // nothing to choose from
+  const Dictionary& dictionary = state.dictionary;
+  if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";
+  if (!everywhere) return exact("no AVX-512 VNNI here");
+  const Rates mine = measure(job, state);
+  const Rates rates{least(mesh, mine.fp32, "fp32 rate"), least(mesh, mine.screen, "screen rate")};
+  if (rates.fp32 >= rates.screen)
+    return exact(
+        fmt::format("{:.0f} rows/s measured, screen_int8 {:.0f}", rates.fp32, rates.screen));
+  note(fmt::format("kernels.encode: screen_int8 ({:.0f} rows/s measured, fp32 {:.0f})",
+                   rates.screen, rates.fp32));
+  return "screen_int8";
+}
+
+}  // namespace megadict
