@@ -1,4 +1,5 @@
 // The screened encode equals the exact one, on inputs that a screen may get wrong.
+#include "kernels/fp32_tile.h"
 #include "kernels/screen.h"
 
 #include <ATen/ATen.h>
@@ -120,15 +121,50 @@ TEST_P(ScreenOf, FollowsRowsThatChange) {
   expect_same(screen.topk(in.args(), shape().k), in, shape().k);
 }
 
-// A screen that is blind to a row's outliers is told so by the rows it compares.
+// A screen that does not know the weights is told so by the rows it compares.
 TEST_P(ScreenOf, ComparedRowsTellMissesAndAreRepaired) {
   const Input in = input();
-  Screen screen(in.w * 0 + 1e-3, tile());  // does not know the weights
+  Screen screen(in.w * 0 + 1e-3, tile());
   std::vector<int64_t> all(static_cast<size_t>(shape().b));
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
   expect_same(screen.topk(in.args(), shape().k, all), in, shape().k);
   const ScreenStats stats = screen.take_stats();
   EXPECT_EQ(stats.checked, shape().b);
+}
+
+// ---- the exact encode's product ----------------------------------------------------------------
+
+TEST(Fp32Tile, EveryVersionGivesTheSameBits) {
+  constexpr int64_t d = 37, l = 25, rows = 50, capacity = l;
+  const at::Tensor x = random({d, Fp32Block::kRows}, 1), w = random({l, d}, 2), b = random({l}, 3);
+  std::vector<float> threshold(Fp32Block::kRows, -0.5f);
+  threshold[3] = std::numeric_limits<float>::infinity();
+  std::vector<std::vector<std::pair<int32_t, float>>> first;
+  for (const Fp32Tile& tile : all_fp32_tiles()) {
+    if (!tile.available()) continue;
+    std::vector<ValueHit> hits(static_cast<size_t>(Fp32Block::kRows * capacity));
+    std::vector<int32_t> count(Fp32Block::kRows, 0);
+    Fp32Block block{x.const_data_ptr<float>(),
+                    rows,
+                    threshold.data(),
+                    hits.data(),
+                    count.data(),
+                    capacity,
+                    nullptr,
+                    nullptr};
+    tile.run(w.const_data_ptr<float>(), b.const_data_ptr<float>(), d, 0, l, block);
+    std::vector<std::vector<std::pair<int32_t, float>>> lists;
+    for (int64_t row = 0; row < Fp32Block::kRows; ++row) {
+      auto& list = lists.emplace_back();
+      for (int64_t i = 0; i < count[static_cast<size_t>(row)]; ++i) {
+        const ValueHit& hit = hits[static_cast<size_t>(row * capacity + i)];
+        list.emplace_back(hit.latent, hit.value);
+      }
+      EXPECT_EQ(list.empty(), row == 3 || row >= rows) << tile.name << " row " << row;
+    }
+    if (first.empty()) first = lists;
+    EXPECT_EQ(lists, first) << tile.name;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -57,7 +57,7 @@ void expect_parity(const Case& c, const Problem& p) {
     const GenericLoss oracle = bench.oracle(c);
     EXPECT_NEAR(oracle.loss, one.loss, 1e-6 * std::fabs(one.loss)) << where;
 
-    StepWorkspace workspace = make_workspace(bench.state, "fp32");
+    StepWorkspace workspace = make_workspace(bench.state, c.encode);
     int64_t index = 0;
     const StepResult result = train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, true, bench.state,
@@ -106,7 +106,7 @@ TEST_P(Parity, ReplicasAgree) {
   const Case c = GetParam();
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
     Bench bench(c, small_problem(c), test_world(), shape);
-    StepWorkspace workspace = make_workspace(bench.state, "fp32");
+    StepWorkspace workspace = make_workspace(bench.state, c.encode);
     int64_t index = 0;
     train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false, bench.state,
@@ -119,17 +119,45 @@ TEST_P(Parity, ReplicasAgree) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, Parity,
-                         testing::Values(Case{"topk", "topk", "linear", 64, 0, 0},
-                                         Case{"topk_auxk", "topk", "linear", 61, 0, 1.0 / 32},
-                                         Case{"topk_micro", "topk", "linear", 61, 16, 1.0 / 32},
-                                         Case{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32},
-                                         Case{"relu", "relu", "linear", 61, 0, 0},
-                                         Case{"relu_micro_auxk", "relu", "linear", 37, 10,
-                                              1.0 / 32},
-                                         Case{"relu_tied", "relu", "tied", 5, 0, 0},
-                                         Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32}),
-                         [](const auto& row) { return row.param.name; });
+// The screen's copy of the encoder rows follows every update, in one pass and by tensors.
+TEST_P(Parity, AScreenFollowsTheUpdates) {
+  const Case c = GetParam();
+  if (std::string(c.encode) == "fp32") return;
+  const auto losses = [&](const MeshConfig& shape, const char* encode) {
+    Bench bench(c, small_problem(c), test_world(), shape);
+    bench.config.optim.lr = 0.05;  // rows move by several steps of int8
+    StepWorkspace workspace = make_workspace(bench.state, encode);
+    std::vector<double> out;
+    for (int step = 0; step < 4; ++step) {
+      int64_t index = 0;
+      out.push_back(train_step(
+                        bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false,
+                        bench.state, workspace)
+                        .fvu);
+    }
+    return out;
+  };
+  for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
+    const std::vector<double> exact = losses(shape, "fp32"), screened = losses(shape, c.encode);
+    for (size_t i = 0; i < exact.size(); ++i)
+      EXPECT_NEAR(screened[i], exact[i], 1e-3 * exact[i]) << i << " " << shape.data;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Parity,
+    testing::Values(Case{"topk", "topk", "linear", 64, 0, 0},
+                    Case{"topk_auxk", "topk", "linear", 61, 0, 1.0 / 32},
+                    Case{"topk_micro", "topk", "linear", 61, 16, 1.0 / 32},
+                    Case{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32},
+                    Case{"topk_screened", "topk", "linear", 61, 0, 1.0 / 32, "screen_int8"},
+                    Case{"topk_screened_micro", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8"},
+                    Case{"topk_screened_tied", "topk", "tied", 61, 0, 0, "screen_int8"},
+                    Case{"relu", "relu", "linear", 61, 0, 0},
+                    Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
+                    Case{"relu_tied", "relu", "tied", 5, 0, 0},
+                    Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32}),
+    [](const auto& row) { return row.param.name; });
 
 // ---- rows of a language model ------------------------------------------------------------------
 
@@ -166,6 +194,8 @@ TEST_P(ParityOnActivations, LossAndGradientsEqualTheOraclesOnEveryMesh) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, ParityOnActivations,
     testing::Values(Case{"topk_auxk", "topk", "linear", kTinylmRows, 0, 1.0 / 32},
+                    Case{"topk_screened", "topk", "linear", kTinylmRows, 0, 1.0 / 32,
+                         "screen_int8"},
                     Case{"topk_tied_micro", "topk", "tied", kTinylmRows, 700, 1.0 / 32},
                     Case{"relu", "relu", "linear", kTinylmRows, 0, 0},
                     Case{"relu_tied", "relu", "tied", kTinylmRows, 0, 0}),
@@ -177,7 +207,7 @@ TEST(NotFinite, NoRowIsWrittenAndAllRanksAgree) {
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
     Bench bench(c, small_problem(c), test_world(), shape);
     bench.problem.x_bd[17][3] = std::numeric_limits<float>::infinity();
-    StepWorkspace workspace = make_workspace(bench.state, "fp32");
+    StepWorkspace workspace = make_workspace(bench.state, c.encode);
     const StepResult result = train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, 0); }, false, bench.state, workspace);
     EXPECT_FALSE(result.finite) << bench.mesh.name();

@@ -34,7 +34,7 @@ class Screen {
  public:
   static constexpr double kWindow = 6, kWidestWindow = 12;
 
-  explicit Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile = all_screen_tiles().front());
+  explicit Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile = best_screen_tile());
 
   // After encoder rows changed; of different rows also from different threads.
   void refresh(int64_t row, const float* w) { rows_.set(row, w); }

@@ -138,4 +138,10 @@ std::span<const ScreenTile> all_screen_tiles() {
   return kTiles;
 }
 
+const ScreenTile& best_screen_tile() {
+  static const ScreenTile& best = *std::find_if(std::begin(kTiles), std::end(kTiles),
+                                                [](const auto& t) { return t.available(); });
+  return best;
+}
+
 }  // namespace megadict

@@ -52,5 +52,6 @@ struct ScreenTile {
 };
 
 std::span<const ScreenTile> all_screen_tiles();  // best first, scalar last
+const ScreenTile& best_screen_tile();            // that this processor has
 
 }  // namespace megadict

@@ -34,6 +34,7 @@ struct Case {
   const char* decoder;
   int64_t batch, micro;
   double auxk_alpha;
+  const char* encode = "fp32";
   bool relu() const { return std::string(activation) == "relu"; }
   bool tied() const { return std::string(decoder) == "tied"; }
 };
