@@ -16,6 +16,7 @@ from training import (
     MPI_ENV,
     command,
     held_out_fvu,
+    mesh_words,
     metrics,
     ranks_of,
     run,
@@ -32,10 +33,6 @@ MESHES = [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (3, 2)]
 @pytest.fixture(scope="module")
 def data(megadict_bin, tmp_path_factory):
     return synth(megadict_bin, tmp_path_factory.mktemp("data") / "acts")
-
-
-def mesh_words(shape):
-    return {"mesh__data": shape[0], "mesh__feature": shape[1]}
 
 
 def wait_for_step(run_dir, process, step, limit_s=120):

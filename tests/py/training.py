@@ -120,3 +120,7 @@ def same_bits(a, b):
 
 def held_out_fvu(run_dir):
     return json.loads((Path(run_dir) / "final" / "eval.json").read_text())["fvu"]
+
+
+def mesh_words(shape):
+    return {"mesh__data": shape[0], "mesh__feature": shape[1]}

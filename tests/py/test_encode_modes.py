@@ -1,0 +1,107 @@
+"""kernels.encode: the screened encode trains like the exact one, and `auto` is decided once."""
+
+import json
+
+import pytest
+from training import held_out_fvu, mesh_words, metrics, run, same_bits, synth, train_words
+
+BEST = 8192  # latents of a rank from which `auto` measures
+
+
+@pytest.fixture(scope="module")
+def data(megadict_bin, tmp_path_factory):
+    return synth(megadict_bin, tmp_path_factory.mktemp("encode") / "acts")
+
+
+def has_vnni(binary) -> bool:
+    return "avx512vnni" in run(binary, ["info"]).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def vnni(megadict_bin):
+    if not has_vnni(megadict_bin):
+        pytest.skip("this processor has no AVX-512 VNNI")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (1, 3)])
+@pytest.mark.parametrize("optimiser", ["adam", "adam_b1_0"])
+def test_a_screened_run_learns_the_same(megadict_bin, vnni, data, tmp_path, shape, optimiser):
+    scores = {}
+    for encode in ("fp32", "screen_int8"):
+        words = train_words(data, tmp_path / encode, kernels__encode=encode, optim__name=optimiser,
+                            **mesh_words(shape))  # fmt: skip
+        done = run(megadict_bin, words, ranks=shape[0] * shape[1])
+        assert done.returncode == 0, done.stderr
+        scores[encode] = held_out_fvu(tmp_path / encode)
+    assert scores["screen_int8"] == pytest.approx(scores["fp32"], rel=5e-3)
+    lines = [line for line in metrics(tmp_path / "screen_int8") if "screen/missed" in line]
+    assert lines and all(line["screen/missed"] == 0 for line in lines)
+    assert not [line for line in metrics(tmp_path / "fp32") if "screen/missed" in line]
+
+
+def test_a_screened_run_resumes_to_the_same_bits(megadict_bin, vnni, data, tmp_path):
+    more = {"kernels__encode": "screen_int8", "checkpoint__every_steps": 30, "checkpoint__keep": 9}
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert run(megadict_bin, train_words(data, whole, **more)).returncode == 0
+    resume = {"run__resume": whole / "checkpoints" / "step_000000030"}
+    done = run(megadict_bin, train_words(data, half, **more, **resume))
+    assert done.returncode == 0, done.stderr
+    assert same_bits(whole / "final", half / "final")
+
+
+def test_auto_is_measured_once_and_kept(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    more = {"model__n_latents": BEST, "checkpoint__every_steps": 4, "data__tokens": 101 * 4}
+    done = run(megadict_bin, train_words(data, out, **more))
+    assert done.returncode == 0, done.stderr
+    assert "kernels.encode: " in done.stdout + done.stderr
+    picked = json.loads((out / "config.json").read_text())["kernels.encode"]
+    assert picked["source"] == "resolved" and picked["value"] in ("fp32", "screen_int8")
+    more["data__tokens"] = 101 * 6
+    done = run(megadict_bin, train_words(data, out, **more, run__resume="auto"))
+    assert done.returncode == 0, done.stderr
+    assert "rows/s measured" not in done.stdout + done.stderr
+    assert json.loads((out / "config.json").read_text())["kernels.encode"]["value"] == picked["value"]
+
+
+def test_a_small_dictionary_is_encoded_exactly(megadict_bin, data, tmp_path):
+    assert run(megadict_bin, train_words(data, tmp_path / "run")).returncode == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["kernels.encode"] == {"value": "fp32", "source": "resolved"}
+
+
+@pytest.mark.parametrize("fields, part", [
+    ({"kernels__encode": "int8"}, "auto, fp32, screen_int8"),
+    ({"kernels__encode": "screen_int8", "model__activation": "relu"}, "it is for topk on a cpu"),
+    ({"kernels__encode": "screen_int8", "run__device": "cuda"}, "it is for topk on a cpu"),
+])  # fmt: skip
+def test_refusals(megadict_bin, data, tmp_path, fields, part):
+    done = run(megadict_bin, train_words(data, tmp_path / "run", **fields))
+    assert done.returncode == 2 and part in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_that_a_screen_cannot_hold(megadict_bin, vnni, tmp_path):
+    """Constant and huge columns, zero rows: the same codes as the exact encode's, or the same end."""
+    import h5py
+    import numpy as np
+
+    random = np.random.default_rng(3)
+    rows = random.standard_normal((6000, 24)).astype(np.float32)
+    rows[:, 3] = 5.0
+    rows[::7] = 0
+    rows[::1001, 5] = 1e6
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    with h5py.File(folder / "0000.h5", "w") as shard:
+        shard.create_dataset("activations", data=rows, chunks=(512, 24), fletcher32=True)
+        shard.attrs.update(megadict_version="test", model="synthetic", hook="none", layer=0,
+                           tokenizer="none", d_in=24, dtype="float32", rows=len(rows))  # fmt: skip
+    curves = {}
+    for encode in ("fp32", "screen_int8"):
+        out = tmp_path / encode
+        done = run(megadict_bin, train_words(folder, out, kernels__encode=encode, log__every_steps=1,
+                                             data__tokens=101 * 20))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        curves[encode] = [line["fvu"] for line in metrics(out) if "fvu" in line]
+    assert curves["screen_int8"][:5] == pytest.approx(curves["fp32"][:5], rel=1e-3)
