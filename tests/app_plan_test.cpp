@@ -121,6 +121,25 @@ TEST(Memory, CountsWeightsMomentsAndGradients) {
   EXPECT_EQ(memory(in, 1, 1).average, 4 * (128 * 17 + 16));
 }
 
+TEST(Memory, CountsTheScreenWhereItMayBeUsed) {
+  PlanInput in = small();
+  in.screen = PlanInput::Screen::large_shards;
+  EXPECT_EQ(memory(in, 1, 1).screen, 0);
+  in.screen = PlanInput::Screen::always;
+  EXPECT_EQ(memory(in, 1, 2).screen, 64 * (64 + 12));  // rows of 16 are padded to 64 bytes
+  in.screen = PlanInput::Screen::large_shards;
+  in.latents = 1 << 20;
+  in.width = 768;
+  EXPECT_EQ(memory(in, 1, 1).screen, (1 << 20) * (768 + 12));
+}
+
+TEST(Memory, TheFeatureAxisThatFits) {
+  PlanInput in = small();
+  EXPECT_EQ(feature_axis_that_fits(in, memory(in, 1, 1).peak()), 1);
+  EXPECT_EQ(feature_axis_that_fits(in, memory(in, 1, 1).peak() - 1), 2);
+  EXPECT_EQ(feature_axis_that_fits(in, 1), 0);
+}
+
 // A million latents of width 768: the table of performance.md 2.5 (2nd parameters).
 TEST(Memory, MatchesTheTableOfSizes) {
   PlanInput in;
@@ -202,7 +221,7 @@ TEST(Presets, AreReadCheckedAndPlanned) {
       const MemoryPlan held = memory(in, mesh.data, mesh.feature);
       EXPECT_GT(held.buffers, 0);
       EXPECT_EQ(held.peak(), held.weights + held.moments + held.gradients + held.average +
-                                 held.counters + held.buffers);
+                                 held.counters + held.screen + held.buffers);
       EXPECT_GT(total_bytes(transfers(in, mesh.data, mesh.feature)), 0);
     }
   }

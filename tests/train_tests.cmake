@@ -5,3 +5,6 @@ target_compile_definitions(train_parity_test PRIVATE MEGADICT_SOURCE_DIR="${CMAK
 # Over the NCCL communicator on its host-memory stand-in: 1x2, 2x1, all of 4 and 6.
 megadict_test(train_nccl_test SOURCES train_nccl_test.cpp ROOMS comm comm_standin train
   RANKS 2 4 6 LABELS train TORCH)
+
+# Counts allocations: its own operator new, which the sanitizers' would hide.
+megadict_test(train_memory_test SOURCES train_memory_test.cpp ROOMS comm train LABELS train no_asan TORCH)

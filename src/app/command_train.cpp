@@ -11,6 +11,7 @@
 
 #include "app/commands.h"
 #include "app/fields.h"
+#include "app/memory_check.h"
 #include "app/run_folder.h"
 #include "app/settings.h"
 #include "app/together.h"
@@ -185,6 +186,9 @@ int run_train(Launch& launch, const Args& args) {
   settle_threads(settings, launch.facts());
   const TrainData data = open_data(launch.world(), settings);
   const BatchPlan plan = settle(settings, start, data, launch.facts().ranks);
+  if (device.is_cpu())
+    check_memory(launch, config, data.rows.width(),
+                 static_cast<int64_t>(size_of(data.rows.facts().dtype)));
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
   TrainJob job{.data_config = config.data,

@@ -102,6 +102,8 @@ Fields run_fields(RunConfig& c) {
       {"run.device", &c.device, "", "where tensors live", one_of({"cpu", "cuda"})},
       {"run.threads", &c.threads, "threads", "per rank; 0 = cpus / ranks that share them",
        between(0, 4096)},
+      {"run.check_memory", &c.check_memory, "",
+       "refuse a run that the node's free memory cannot hold"},
   };
 }
 

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/stop_request.h"
 #include "base/version.h"
+#include "kernels/memory.h"
 
 namespace megadict {
 
@@ -57,6 +58,7 @@ Error unexpected(const std::string& what) {
 
 int main(int argc, char** argv) {
   using namespace megadict;
+  keep_tensor_memory();
   std::signal(SIGXFSZ, SIG_IGN);  // a write beyond `ulimit -f` fails instead, and gets its line
   try {
     return run(argc, argv);

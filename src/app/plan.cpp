@@ -8,7 +8,9 @@
 #include "base/range.h"
 #include "data/batch_plan.h"
 #include "kernels/optimiser.h"
+#include "kernels/screen_tile.h"
 #include "model/topk.h"
+#include "train/encode_choice.h"
 
 namespace megadict {
 
@@ -62,6 +64,18 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"aux", "auxk residual gradient", "feature", vectors});
 }
 
+bool is_screened(const PlanInput& in, int64_t latents) {
+  return in.screen == PlanInput::Screen::always ||
+         (in.screen == PlanInput::Screen::large_shards && latents >= kFewestScreened);
+}
+
+// A row packed for the encode's tiles and its list of hits (kernels/cpu_encode.cpp, screen.cpp).
+int64_t encode_bytes(const PlanInput& in, int64_t latents) {
+  const bool screened = is_screened(in, latents);
+  const int64_t hits = 2 * kFloat * std::max<int64_t>(512, 6 * std::min(in.k, latents));
+  return hits + (screened ? QuantisedRows::padded(in.width) : kFloat * in.width);
+}
+
 // Bytes of one micro-batch in flight, at its fullest, and of the queue.
 int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
   const int64_t slot = slot_rows(in, in.batch, data_size, feature_size);
@@ -76,7 +90,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   const int64_t codes = in.topk ? std::min(in.k, latents) : latents / 2;
   const int64_t aux_codes = std::min(in.k_aux, latents);
   const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
-  return queue + whole + own + rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
+  return queue + whole + own + rows * encode_bytes(in, latents) +
+         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
 }
 
 }  // namespace
@@ -99,6 +114,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.moments = (optimiser.first_moment ? 1 : 0) + (optimiser.second_moment ? 1 : 0);
   in.lazy = optimiser.lazy;
   in.clips = config.optim.clip_norm > 0;
+  if (config.kernels.encode == "screen_int8")
+    in.screen = PlanInput::Screen::always;
+  else if (config.kernels.encode == "auto" && in.topk && config.run.device == "cpu")
+    in.screen = PlanInput::Screen::large_shards;
   return in;
 }
 
@@ -141,9 +160,17 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   if (!one_pass) plan.gradients += row * padded + (data_size > 1 ? row * owned : 0);
   plan.average = in.average ? row * owned + b_dec : 0;
   plan.counters = kCounter * latents;
+  if (is_screened(in, latents))
+    plan.screen = latents * (QuantisedRows::padded(in.width) + 3 * kFloat);
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
   plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;
   return plan;
+}
+
+int feature_axis_that_fits(const PlanInput& in, int64_t bytes) {
+  for (int ranks = 1; ranks <= 4096 && ranks <= in.latents; ranks *= 2)
+    if (memory(in, 1, ranks).peak() <= bytes) return ranks;
+  return 0;
 }
 
 DiskPlan disk(const PlanInput& in) {

@@ -26,7 +26,10 @@ struct PlanInput {
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps
   bool lazy = false;     // the optimiser keeps each row's last step
-  bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
+  // kernels.encode: an int8 copy of the encoder rows where shards are large enough for `auto`, or
+  // it was asked for.
+  enum class Screen { never, large_shards, always } screen = Screen::never;
+  bool clips = false;  // optim.clip_norm: the gradient is kept whole before any update
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).
@@ -55,13 +58,20 @@ struct MemoryPlan {
   int64_t gradients = 0;
   int64_t average = 0;   // the averaged copy of the rows it updates
   int64_t counters = 0;  // per latent: rows since it last fired
+  int64_t screen = 0;    // encoder rows in int8
   int64_t buffers = 0;   // one micro-batch in flight and those read ahead
-  int64_t peak() const { return weights + moments + gradients + average + counters + buffers; }
+  int64_t peak() const {
+    return weights + moments + gradients + average + counters + screen + buffers;
+  }
   // AuxK besides: copies (and, without the one pass, gradients) of a shard's dead latents.
   int64_t bytes_per_dead_latent = 0;
 };
 
 MemoryPlan memory(const PlanInput& in, int data_size, int feature_size);
+
+// The smallest feature axis, one rank a node, whose ranks need at most `bytes` each; 0 = none up to
+// 4096.
+int feature_axis_that_fits(const PlanInput& in, int64_t bytes);
 
 struct DiskPlan {
   int64_t checkpoint = 0;  // one, all parts: weights, moments, counters, average

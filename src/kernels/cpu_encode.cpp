@@ -10,6 +10,7 @@
 
 #include "kernels/cpu_kernels.h"
 #include "kernels/fp32_tile.h"
+#include "kernels/memory.h"
 #include "kernels/order.h"
 
 namespace megadict {
@@ -31,10 +32,10 @@ class Unit {
         blocks_((rows_ + kBlock - 1) / kBlock),
         capacity_(capacity),
         d_(args.x_bd.size(1)),
-        x_(static_cast<size_t>(blocks_ * kBlock * d_)),
-        threshold_(static_cast<size_t>(blocks_ * kBlock), threshold),
-        hits_(static_cast<size_t>(blocks_ * kBlock * capacity)),
-        count_(static_cast<size_t>(blocks_ * kBlock), 0) {
+        x_(blocks_ * kBlock * d_, 0.0f),
+        threshold_(blocks_ * kBlock, threshold),
+        hits_(blocks_ * kBlock * capacity),
+        count_(blocks_ * kBlock, 0) {
     const float* from = args.x_bd.const_data_ptr<float>() + begin * d_;
     for (int64_t row = 0; row < rows_; ++row) {
       float* to = x_.data() + row / kBlock * kBlock * d_ + row % kBlock;
@@ -44,8 +45,8 @@ class Unit {
 
   int64_t begin() const { return begin_; }
   int64_t rows() const { return rows_; }
-  int32_t& count(int64_t row) { return count_[static_cast<size_t>(row)]; }
-  float& threshold(int64_t row) { return threshold_[static_cast<size_t>(row)]; }
+  int32_t& count(int64_t row) { return count_[row]; }
+  float& threshold(int64_t row) { return threshold_[row]; }
   ValueHit* hits(int64_t row) { return hits_.data() + row * capacity_; }
 
   // All latents; full(unit, row) makes room in a row's list.
@@ -63,8 +64,8 @@ class Unit {
           Full& full;
           int64_t row;
         } at{this, full, b * kBlock};
-        const auto row = static_cast<size_t>(at.row);
-        Fp32Block block{x_.data() + at.row * d_,
+        const int64_t row = at.row;
+        Fp32Block block{x_.data() + row * d_,
                         std::min(kBlock, rows_ - at.row),
                         threshold_.data() + row,
                         hits(at.row),
@@ -82,9 +83,9 @@ class Unit {
  private:
   const EncodeArgs& args_;
   int64_t begin_, rows_, blocks_, capacity_, d_;
-  std::vector<float> x_, threshold_;
-  std::vector<ValueHit> hits_;
-  std::vector<int32_t> count_;
+  Buffer<float> x_, threshold_;
+  Buffer<ValueHit> hits_;
+  Buffer<int32_t> count_;
 };
 
 // Runs work(first row, last row) on units of rows, spread over the threads.

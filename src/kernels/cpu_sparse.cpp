@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu_kernels.h"
+#include "kernels/memory.h"
 #include "kernels/order.h"
 #include "kernels/vector_ops.h"
 
@@ -109,10 +110,11 @@ LatentCodes cpu_by_latent(const Codes& codes) {
   auto* value_of = out.value.mutable_data_ptr<float>();
   for (int64_t e = 0; e < codes.nnz(); ++e) ++start[latent[e] + 1];
   for (int64_t j = 0; j < codes.latents; ++j) start[j + 1] += start[j];
-  std::vector<int64_t> next(start, start + codes.latents);
+  Buffer<int64_t> next(codes.latents);
+  std::copy_n(start, codes.latents, next.begin());
   for (int64_t row = 0; row < codes.rows; ++row)
     for (int64_t e = row_start[row]; e < row_start[row + 1]; ++e) {
-      const int64_t at = next[static_cast<size_t>(latent[e])]++;
+      const int64_t at = next[latent[e]]++;
       row_of[at] = static_cast<int32_t>(row);
       value_of[at] = value[e];
     }

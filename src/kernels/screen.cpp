@@ -35,11 +35,11 @@ struct Screen::Pass {
   const float* bias;
   int64_t k, rows, blocks, capacity;
   double window;
-  std::vector<uint8_t> x;                                 // packed for the tile
-  std::vector<float> s, norm, inverse, reach, threshold;  // by row, padded to whole blocks
-  std::vector<Hit> hits;
-  std::vector<int32_t> count;
-  std::vector<uint8_t> hopeless;  // not finite, or its hits do not fit
+  Buffer<uint8_t> x;                                 // packed for the tile
+  Buffer<float> s, norm, inverse, reach, threshold;  // by row, padded to whole blocks
+  Buffer<Hit> hits;
+  Buffer<int32_t> count;
+  Buffer<uint8_t> hopeless;  // not finite, or its hits do not fit
 
   Pass(const EncodeArgs& args_, const QuantisedRows& w_, int64_t k_, double window_)
       : args(args_),
@@ -50,35 +50,34 @@ struct Screen::Pass {
         blocks((rows + kBlock - 1) / kBlock),
         capacity(std::max<int64_t>(512, 6 * k_)),
         window(window_) {
-    const auto padded = static_cast<size_t>(blocks * kBlock);
-    x.resize(padded * static_cast<size_t>(w.p));
-    for (auto* v : {&s, &norm, &inverse, &reach}) v->assign(padded, 0.0f);
-    threshold.assign(padded, kNever);
-    hits.resize(padded * static_cast<size_t>(capacity));
-    count.assign(padded, 0);
-    hopeless.assign(padded, 0);
+    const int64_t padded = blocks * kBlock;
+    x = Buffer<uint8_t>(padded * w.p, 0);
+    for (auto* v : {&s, &norm, &inverse, &reach}) *v = Buffer<float>(padded, 0.0f);
+    threshold = Buffer<float>(padded, kNever);
+    hits = Buffer<Hit>(padded * capacity);
+    count = Buffer<int32_t>(padded, 0);
+    hopeless = Buffer<uint8_t>(padded, 0);
   }
 
   float slack() const { return static_cast<float>(window / std::sqrt(12.0)); }
 
   void pack(int64_t row) {
     const float* values = args.x_bd.const_data_ptr<float>() + row * w.d;
-    const auto at = static_cast<size_t>(row);
     const float largest = largest_magnitude(values, w.d);
-    norm[at] = static_cast<float>(std::sqrt(dot(values, values, w.d)));
-    if (!std::isfinite(largest) || !std::isfinite(norm[at])) {
-      hopeless[at] = 1;
+    norm[row] = static_cast<float>(std::sqrt(dot(values, values, w.d)));
+    if (!std::isfinite(largest) || !std::isfinite(norm[row])) {
+      hopeless[row] = 1;
       return;
     }
-    s[at] = largest > 0 ? largest / 127 : 1.0f;
-    inverse[at] = 1 / s[at];
-    reach[at] = slack() * norm[at] * inverse[at];
-    if (!std::isfinite(inverse[at]) || !std::isfinite(reach[at])) {
-      hopeless[at] = 1;
+    s[row] = largest > 0 ? largest / 127 : 1.0f;
+    inverse[row] = 1 / s[row];
+    reach[row] = slack() * norm[row] * inverse[row];
+    if (!std::isfinite(inverse[row]) || !std::isfinite(reach[row])) {
+      hopeless[row] = 1;
       return;
     }
     std::vector<int8_t> q(static_cast<size_t>(w.p));
-    quantise(values, w.d, inverse[at], q.data());
+    quantise(values, w.d, inverse[row], q.data());
     uint8_t* to = x.data() + row / kBlock * kBlock * w.p + row % kBlock * 4;
     for (int64_t i = 0; i < w.p; i += 4, to += kBlock * 4) {
       uint32_t four;
@@ -89,12 +88,11 @@ struct Screen::Pass {
   }
 
   void start_at(int64_t row, float value) {
-    const auto at = static_cast<size_t>(row);
-    threshold[at] = hopeless[at] ? kNever : std::max(value, 0.0f) * inverse[at];
+    threshold[row] = hopeless[row] ? kNever : std::max(value, 0.0f) * inverse[row];
   }
 
   double value_of(int64_t row, const Hit& hit) const {
-    const auto r = static_cast<size_t>(row), j = static_cast<size_t>(hit.latent);
+    const int64_t r = row, j = hit.latent;
     return static_cast<double>(s[r]) *
                (static_cast<double>(w.scale[j]) * hit.sum + static_cast<double>(w.shift[j])) +
            bias[hit.latent];
@@ -102,7 +100,7 @@ struct Screen::Pass {
 
   // `window` standard deviations of the rounding error of a pair.
   double margin_of(int64_t row, int64_t latent) const {
-    const auto r = static_cast<size_t>(row), j = static_cast<size_t>(latent);
+    const int64_t r = row, j = latent;
     const double a = static_cast<double>(s[r]) * w.norm[j],
                  b = static_cast<double>(w.scale[j]) * norm[r];
     return window * std::sqrt((a * a + b * b) / 12);
@@ -110,22 +108,21 @@ struct Screen::Pass {
 
   // Drops the hits of a row that k others surely beat; gives the row up where few can go.
   void make_room(int64_t row) {
-    const auto at = static_cast<size_t>(row);
     Hit* list = hits.data() + row * capacity;
-    std::vector<double> least(static_cast<size_t>(count[at]));
+    std::vector<double> least(static_cast<size_t>(count[row]));
     for (size_t i = 0; i < least.size(); ++i)
       least[i] = value_of(row, list[i]) - margin_of(row, list[i].latent);
     std::nth_element(least.begin(), least.begin() + (k - 1), least.end(), std::greater<>());
     const double sure = least[static_cast<size_t>(k - 1)];
-    threshold[at] = std::max(threshold[at], static_cast<float>(sure) * inverse[at]);
-    Hit* end = std::remove_if(list, list + count[at], [&](const Hit& hit) {
+    threshold[row] = std::max(threshold[row], static_cast<float>(sure) * inverse[row]);
+    Hit* end = std::remove_if(list, list + count[row], [&](const Hit& hit) {
       return value_of(row, hit) + margin_of(row, hit.latent) < sure;
     });
-    count[at] = static_cast<int32_t>(end - list);
-    if (count[at] > capacity / 4 * 3) {
-      hopeless[at] = 1;
-      threshold[at] = kNever;
-      count[at] = 0;
+    count[row] = static_cast<int32_t>(end - list);
+    if (count[row] > capacity / 4 * 3) {
+      hopeless[row] = 1;
+      threshold[row] = kNever;
+      count[row] = 0;
     }
   }
 
@@ -161,7 +158,7 @@ struct Screen::Pass {
       double optimistic;
       int32_t latent;
     };
-    const int64_t found = count[static_cast<size_t>(row)];
+    const int64_t found = count[row];
     const Hit* list = hits.data() + row * capacity;
     std::vector<Candidate> left(static_cast<size_t>(found));
     for (size_t i = 0; i < left.size(); ++i)
@@ -208,7 +205,7 @@ enum Outcome : uint8_t { kDone, kGuessTooHigh, kHopeless };
 
 struct Screen::Found {
   Candidates best;
-  std::vector<float> norm;       // |x| of each row
+  Buffer<float> norm;            // |x| of each row
   std::vector<uint8_t> outcome;  // of each row
 
   int64_t k() const { return best.value.size(1); }
@@ -260,8 +257,8 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; ++row) {
       pass.pack(row);
-      const auto at = static_cast<size_t>(row);
-      pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[at] : start[at]);
+      pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[row]
+                                       : start[static_cast<size_t>(row)]);
     }
 #pragma omp for schedule(dynamic, 1)
     for (int64_t unit = 0; unit < pass.blocks; unit += unit_blocks)
@@ -269,15 +266,15 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
 #pragma omp for schedule(dynamic, 16)
     for (int64_t row = 0; row < rows; ++row) {
       const auto at = static_cast<size_t>(row);
-      hits += pass.count[at];
+      hits += pass.count[row];
       rescored += pass.resolve(row, value + row * k, latent + row * k);
-      if (pass.hopeless[at])
+      if (pass.hopeless[row])
         found.outcome[at] = kHopeless;
-      else if (found.last(row) * pass.inverse[at] < pass.threshold[at])
+      else if (found.last(row) * pass.inverse[row] < pass.threshold[row])
         found.outcome[at] = kGuessTooHigh;
     }
   }
-  found.norm = std::move(pass.norm);
+  found.norm = pass.norm;
   stats_.hits += hits;
   stats_.rescored += rescored;
   return found;
@@ -351,7 +348,7 @@ void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> r
     const float* list = found.best.value.const_data_ptr<float>() + rows[r] * k;
     const float last = found.last(rows[r]);
     const int64_t listed = std::count_if(list, list + k, [last](float v) { return v > last; });
-    if (above[r] <= listed || !std::isfinite(found.norm[static_cast<size_t>(rows[r])])) continue;
+    if (above[r] <= listed || !std::isfinite(found.norm[rows[r]])) continue;
     stats_.missed += above[r] - listed;
     found.outcome[static_cast<size_t>(rows[r])] = kHopeless;
     window_ = std::min(kWidestWindow, window_ * 1.25);
@@ -361,14 +358,15 @@ void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> r
 }
 
 void Screen::learn_threshold(const Found& found) {
-  std::vector<float> relative;
-  for (size_t row = 0; row < found.norm.size(); ++row)
+  Buffer<float> relative(found.best.value.size(0));
+  float* end = relative.begin();
+  for (int64_t row = 0; row < relative.size(); ++row)
     if (found.norm[row] > 0 && std::isfinite(found.norm[row]))
-      relative.push_back(found.last(static_cast<int64_t>(row)) / found.norm[row]);
-  if (relative.empty()) return;
-  const auto at = relative.begin() +
-                  static_cast<int64_t>(kGuessPercentile * static_cast<double>(relative.size()));
-  std::nth_element(relative.begin(), at, relative.end());
+      *end++ = found.last(row) / found.norm[row];
+  if (end == relative.begin()) return;
+  float* at = relative.begin() +
+              static_cast<int64_t>(kGuessPercentile * static_cast<double>(end - relative.begin()));
+  std::nth_element(relative.begin(), at, end);
   relative_threshold_ = static_cast<float>(kGuessFactor * *at);
 }
 

@@ -19,20 +19,19 @@ namespace megadict {
 QuantisedRows::QuantisedRows(int64_t rows_, int64_t d_)
     : rows(rows_),
       d(d_),
-      p((d_ + 63) / 64 * 64),
-      q(static_cast<size_t>(rows * p)),
-      scale(static_cast<size_t>(rows)),
-      shift(static_cast<size_t>(rows)),
-      norm(static_cast<size_t>(rows)) {}
+      p(padded(d_)),
+      q(rows * p, 0),
+      scale(rows),
+      shift(rows),
+      norm(rows) {}
 
 void QuantisedRows::set(int64_t row, const float* w) {
-  const auto at = static_cast<size_t>(row);
   const float largest = largest_magnitude(w, d);
   const float s = largest > 0 ? largest / 127 : 1.0f;
   const int64_t sum = quantise(w, d, 1 / s, q.data() + row * p);
-  scale[at] = s;
-  shift[at] = s * -128.0f * static_cast<float>(sum);
-  norm[at] = static_cast<float>(std::sqrt(dot(w, w, d)));
+  scale[row] = s;
+  shift[row] = s * -128.0f * static_cast<float>(sum);
+  norm[row] = static_cast<float>(std::sqrt(dot(w, w, d)));
 }
 
 namespace {
@@ -46,12 +45,11 @@ void run_scalar(const QuantisedRows& w, const float* bias, int64_t first, int64_
                 RowBlock& block) {
   for (int64_t j = first; j < last; ++j) {
     const int8_t* q = w.q.data() + j * w.p;
-    const auto at = static_cast<size_t>(j);
-    const float base = w.shift[at] + block.slack * w.norm[at];
+    const float base = w.shift[j] + block.slack * w.norm[j];
     for (int64_t row = 0; row < RowBlock::kRows; ++row) {
       int32_t sum = 0;
       for (int64_t i = 0; i < w.p; ++i) sum += block.x[(i / 4 * 64 + row) * 4 + i % 4] * q[i];
-      const float value = w.scale[at] * (static_cast<float>(sum) + block.reach[row]) + base;
+      const float value = w.scale[j] * (static_cast<float>(sum) + block.reach[row]) + base;
       if (value + bias[j] * block.inverse[row] > block.threshold[row]) append(block, row, j, sum);
     }
   }
@@ -66,9 +64,8 @@ constexpr int kVectors = 4, kWide = 6;
 
 MEGADICT_VNNI void filter(const QuantisedRows& w, const float* bias, int64_t j, const int32_t* sum,
                           RowBlock& block) {
-  const auto at = static_cast<size_t>(j);
-  const __m512 scale = _mm512_set1_ps(w.scale[at]), its_bias = _mm512_set1_ps(bias[j]);
-  const __m512 base = _mm512_set1_ps(w.shift[at] + block.slack * w.norm[at]);
+  const __m512 scale = _mm512_set1_ps(w.scale[j]), its_bias = _mm512_set1_ps(bias[j]);
+  const __m512 base = _mm512_set1_ps(w.shift[j] + block.slack * w.norm[j]);
   for (int v = 0; v < kVectors * 16; v += 16) {
     const __m512 reached = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sum + v)),
                                          _mm512_loadu_ps(block.reach + v));

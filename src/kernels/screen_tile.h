@@ -6,19 +6,21 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
-#include <vector>
+
+#include "kernels/memory.h"
 
 namespace megadict {
 
 // Encoder rows as the tile reads them. Row j of w is scale[j] * q[j], p = d rounded up to 64.
 struct QuantisedRows {
   int64_t rows = 0, d = 0, p = 0;
-  std::vector<int8_t> q;     // [rows, p]
-  std::vector<float> scale;  // largest |w| / 127
-  std::vector<float> shift;  // scale * -128 * sum of q: undoes the offset of x
-  std::vector<float> norm;   // |w|
+  Buffer<int8_t> q;     // [rows, p]
+  Buffer<float> scale;  // largest |w| / 127
+  Buffer<float> shift;  // scale * -128 * sum of q: undoes the offset of x
+  Buffer<float> norm;   // |w|
 
   QuantisedRows(int64_t rows, int64_t d);
+  static int64_t padded(int64_t d) { return (d + 63) / 64 * 64; }
   void set(int64_t row, const float* w);
 };
 

@@ -35,6 +35,7 @@ struct RunConfig {
   std::string resume = "never";  // never | auto | PATH of a checkpoint
   std::string device = "cpu";    // cpu | cuda
   int threads = 0;               // 0 = affinity mask / local ranks
+  bool check_memory = true;      // refuse what does not fit
 };
 
 struct LogConfig {

@@ -11,6 +11,7 @@
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
 #include "io/json_file.h"
+#include "kernels/memory.h"
 #include "model/initialise.h"
 #include "model/saved.h"
 #include "train/dead.h"
@@ -34,6 +35,7 @@ void save(Run& run, const std::string& folder) {
                    run.state);
   if (run.mesh.world->rank() == 0 && folder.empty())
     prune_checkpoints(run.job.run.dir, run.state.step, run.job.checkpoint.keep);
+  release_free_memory();
   if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
 }
 
@@ -42,6 +44,7 @@ void evaluate_now(Run& run, bool final) {
   const MetricReport report =
       evaluate(run.mesh, run.state.dictionary, run.state.normalization, *run.job.eval_data,
                {run.job.eval.tokens, run.job.data_config.batch_size});
+  release_free_memory();
   run.log.evaluation(run.state, report, final);
 }
 
@@ -81,6 +84,7 @@ void report_misses(const Run& run, const ScreenStats& screen) {
 
 ExitCode steps(Run& run, BatchStream& stream) {
   const TrainJob& job = run.job;
+  release_free_memory();
   StepWorkspace workspace = make_workspace(run.state, job.kernels.encode);
   while (run.state.step < job.step.total_steps) {
     const int64_t next = run.state.step + 1;

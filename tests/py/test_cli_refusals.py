@@ -295,3 +295,10 @@ def test_help_lists_every_frozen_name(megadict_bin, tmp_path, repo_root):
     text = call(megadict_bin, ["train", "--help"], tmp_path).stdout
     for name in (repo_root / "tests" / "golden" / "fields.txt").read_text().split():
         assert f"--{name} " in text
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_numbers(megadict_bin, place):
+    huge = ["train", "--data.path", "acts", "--run.dir", "run", "--data.batch_size", "50",
+            "--model.n_latents", "1000000000"]  # fmt: skip
+    refused(megadict_bin, place, huge, USAGE, "a rank needs ", " are free for it: ", "mesh 1x")
+    refused(megadict_bin, place, huge, USAGE, "a rank needs ", ranks=2)

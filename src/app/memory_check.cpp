@@ -1,0 +1,69 @@
+#include "app/memory_check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "app/plan.h"
+#include "base/error.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr int64_t kUnknown = -1;
+constexpr int64_t kProgram = int64_t{400} << 20;  // a rank's program and libraries, measured
+
+int64_t number_in(const char* path) {
+  std::ifstream in(path);
+  int64_t value = 0;
+  return in >> value ? value : kUnknown;
+}
+
+int64_t available_on_machine() {
+  std::ifstream in("/proc/meminfo");
+  for (std::string name; in >> name;)
+    if (int64_t kib = 0; name == "MemAvailable:" && in >> kib) return kib * 1024;
+  return kUnknown;
+}
+
+// What the control group leaves: batch systems and containers give less than the machine has.
+int64_t available_in_group() {
+  const int64_t limit = number_in("/sys/fs/cgroup/memory.max");
+  const int64_t used = number_in("/sys/fs/cgroup/memory.current");
+  return limit < 0 || used < 0 ? kUnknown : std::max<int64_t>(limit - used, 0);
+}
+
+}  // namespace
+
+int64_t free_memory() {
+  const int64_t machine = available_on_machine(), group = available_in_group();
+  if (machine < 0 || group < 0) return std::max(machine, group);
+  return std::min(machine, group);
+}
+
+void check_memory(Launch& launch, const Config& config, int64_t width, int64_t sample_bytes) {
+  if (!config.run.check_memory) return;
+  const PlanInput in = plan_input(config, width, sample_bytes);
+  const int64_t needed = memory(in, config.mesh.data, config.mesh.feature).peak() + kProgram;
+  const int64_t ranks_here = launch.facts().local_ranks;
+  const int64_t free = free_memory();
+  // The tightest node decides: free bytes for each of its ranks.
+  int64_t share = free < 0 ? std::numeric_limits<int64_t>::max() : free / ranks_here;
+  launch.world().all_reduce(view_of(&share, 1), ReduceOp::min, "free memory");
+  if (needed <= share) return;
+  const int fits = feature_axis_that_fits(in, share - kProgram);
+  const std::string other = fits > 0
+                                ? fmt::format("mesh 1x{} with as many ranks a node would fit", fits)
+                                : std::string("no mesh of as many ranks a node would fit");
+  fail_agreed(ExitCode::usage,
+              fmt::format("a rank needs {} and {} are free for it: {}", bytes_text(needed),
+                          bytes_text(share), other),
+              "optim.name = adam_b1_0 keeps one moment less; --run.check_memory false tries "
+              "nevertheless");
+}
+
+}  // namespace megadict

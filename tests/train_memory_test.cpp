@@ -1,0 +1,89 @@
+// A step in its steady state gets no large block from the system: neither for tensors nor through
+// operator new, which this program counts.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "comm/backends.h"
+#include "kernels/memory.h"
+#include "support/train_bench.h"
+
+namespace {
+
+constexpr size_t kLarge = 64 << 10;
+std::atomic<bool> counting = false;
+std::atomic<int> large_blocks = 0;
+
+void* counted(size_t bytes) {
+  if (counting && bytes > kLarge) ++large_blocks;
+  if (void* block = std::malloc(bytes)) return block;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) {
+  return counted(bytes);
+}
+void* operator new[](size_t bytes) {
+  return counted(bytes);
+}
+void operator delete(void* block) noexcept {
+  std::free(block);
+}
+void operator delete[](void* block) noexcept {
+  std::free(block);
+}
+void operator delete(void* block, size_t) noexcept {
+  std::free(block);
+}
+void operator delete[](void* block, size_t) noexcept {
+  std::free(block);
+}
+
+namespace megadict {
+namespace {
+
+class SteadyState : public testing::TestWithParam<std::tuple<Case, const char*>> {};
+
+TEST_P(SteadyState, GetsNoLargeBlock) {
+  const auto& [c, optimiser] = GetParam();
+  keep_tensor_memory();
+  std::unique_ptr<Communicator> self = make_self_communicator("world");
+  Bench bench(c, small_problem(c), *self, {1, 1});
+  bench.config.optim.name = optimiser;
+  reset_optimiser(bench.mesh, optimiser_named(optimiser), false, bench.state);
+  StepWorkspace workspace = make_workspace(bench.state, c.encode);
+  const auto step = [&] {
+    MicroBatch micro = bench.micro(c, 0);
+    counting = true;
+    train_step(
+        bench.mesh, bench.config, [&] { return std::move(micro); }, true, bench.state, workspace);
+    counting = false;
+  };
+  for (int i = 0; i < 4; ++i) step();
+  const int64_t before = memory_use().from_system;
+  large_blocks = 0;
+  for (int i = 0; i < 8; ++i) step();
+  EXPECT_EQ(memory_use().from_system, before);
+  EXPECT_EQ(large_blocks, 0);
+  EXPECT_GT(memory_use().held, 0);
+  release_free_memory();
+  EXPECT_EQ(memory_use().free, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, SteadyState,
+    testing::Combine(testing::Values(Case{"topk", "topk", "linear", 4001, 0, 1.0 / 32},
+                                     Case{"screened", "topk", "linear", 4001, 0, 0, "screen_int8"},
+                                     Case{"tied", "topk", "tied", 4001, 0, 0}),
+                     testing::Values("adam", "adam_b1_0", "sign_sgd")),
+    [](const auto& of) {
+      return std::string(std::get<0>(of.param).name) + "_" + std::get<1>(of.param);
+    });
+
+}  // namespace
+}  // namespace megadict
