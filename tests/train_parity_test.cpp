@@ -201,6 +201,23 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"relu_tied", "relu", "tied", kTinylmRows, 0, 0}),
     [](const auto& row) { return row.param.name; });
 
+TEST(AuxkEvery, ActsInEveryMthStepAlone) {
+  const Case c{"auxk_every", "topk", "linear", 61, 0, 1.0 / 32};
+  for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
+    Bench bench(c, small_problem(c), test_world(), shape);
+    bench.config.dead.auxk_every = 3;
+    bench.config.dead.window_tokens = 1;  // what did not fire in the last step is dead
+    StepWorkspace workspace = make_workspace(bench.state, c.encode);
+    for (int step = 0; step < 7; ++step) {
+      const double aux_loss = train_step(
+                                  bench.mesh, bench.config, [&] { return bench.micro(c, 0); },
+                                  false, bench.state, workspace)
+                                  .aux_loss;
+      EXPECT_EQ(aux_loss > 0, step % 3 == 0) << step << " " << bench.mesh.name();
+    }
+  }
+}
+
 // A batch with a row that is not finite: nobody writes it, everybody learns of it in that step.
 TEST(NotFinite, NoRowIsWrittenAndAllRanksAgree) {
   const Case c{"bad", "topk", "linear", 61, 0, 0};

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/mesh.h"
+
 namespace megadict {
 
 struct BenchLine {
@@ -37,5 +39,14 @@ struct KernelBench {
   int repeats = 5;
 };
 BenchReport bench_kernels(const KernelBench& options);
+
+struct StepBench {
+  int64_t width = 768, latents = 32768, k = 32, rows = 4096, k_aux = 0, dead = 0;
+  int repeats = 5;
+  std::string optimiser = "adam", encode = "screen_int8";
+  MeshConfig mesh;
+};
+// Collective over `world`; rank 0's times.
+BenchReport bench_step(Communicator& world, const StepBench& options);
 
 }  // namespace megadict

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "io/json_file.h"
+#include "kernels/optimiser.h"
 
 namespace megadict {
 
@@ -19,6 +20,8 @@ namespace {
 
 struct BenchOptions {
   KernelBench kernels;
+  StepBench step;
+  int repeats = 5;
   int threads = 0;
   std::string json;
 };
@@ -64,8 +67,51 @@ int run_kernels(Launch& launch, const Args& args) {
                                              own.kernels.latents));
   const c10::NoGradGuard no_grad;
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
+  own.kernels.repeats = own.repeats;
   finish(bench_kernels(own.kernels), own);
   return 0;
+}
+
+OptionSet step_options(BenchOptions& own) {
+  OptionSet set{.command = "bench step",
+                .summary = "Whole optimiser steps on the mesh of all ranks, without a loader.",
+                .fields = common_fields(own)};
+  StepBench& step = own.step;
+  std::vector<std::string> names;
+  for (const Optimiser& optimiser : all_optimisers()) names.emplace_back(optimiser.name);
+  set.fields.insert(
+      set.fields.begin(),
+      {{"d", &step.width, "", "width of the rows", between(1, 65536)},
+       {"n_latents", &step.latents, "latents", "size of the dictionary", between(1, 1e9)},
+       {"k", &step.k, "latents", "active per row", between(1, 65536)},
+       {"rows", &step.rows, "rows", "of the batch", between(1, 1e7)},
+       {"optimiser", &step.optimiser, "", "", one_of(names)},
+       {"encode", &step.encode, "", "", one_of({"fp32", "screen_int8"})},
+       {"dead", &step.dead, "latents", "that AuxK works on", between(0, 1e9)},
+       {"k_aux", &step.k_aux, "latents", "dead latents active per row; 0 = no AuxK",
+        between(0, 65536)},
+       {"mesh.data", &step.mesh.data, "ranks", "parts of the batch; 0 = auto", between(0, 1048576)},
+       {"mesh.feature", &step.mesh.feature, "ranks", "parts of the dictionary; 0 = auto",
+        between(0, 1048576)}});
+  return set;
+}
+
+int run_step(Launch& launch, const Args& args) {
+  BenchOptions own;
+  read_options(step_options(own), args);
+  own.step.repeats = own.repeats;
+  if (own.step.k > own.step.latents || own.step.k_aux > own.step.latents)
+    fail_agreed(ExitCode::usage, fmt::format("k = {} or k_aux = {} is larger than n_latents = {}",
+                                             own.step.k, own.step.k_aux, own.step.latents));
+  at::set_num_threads(resolve_threads(own.threads, launch.facts()));
+  const BenchReport report = bench_step(launch.world(), own.step);
+  if (launch.facts().rank == 0) finish(report, own);
+  return 0;
+}
+
+std::string help_step() {
+  BenchOptions own;
+  return help_text(step_options(own));
 }
 
 std::string help_kernels() {
@@ -75,6 +121,7 @@ std::string help_kernels() {
 
 constexpr Command kBenches[] = {
     {"kernels", "the local operations of a step, alone", run_kernels, help_kernels},
+    {"step", "whole optimiser steps on the mesh, by stage", run_step, help_step},
 };
 
 }  // namespace

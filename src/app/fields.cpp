@@ -81,6 +81,8 @@ Fields dead_fields(DeadConfig& c) {
        between(0, 1e6), notice},
       {"dead.k_aux", &c.k_aux, "latents", "dead latents active per row in AuxK; 0 = width / 2",
        between(0, kMostIndices), notice},
+      {"dead.auxk_every", &c.auxk_every, "steps", "AuxK acts in every m-th step only",
+       between(1, 1e9), notice},
       {"dead.window_tokens", &c.window_tokens, "rows",
        "dead = not fired for so long; 0 = 1e7 or data.tokens / 10", between(0, 1e15), notice},
   };

@@ -17,13 +17,7 @@
 namespace megadict {
 
 QuantisedRows::QuantisedRows(int64_t rows_, int64_t d_)
-    : rows(rows_),
-      d(d_),
-      p(padded(d_)),
-      q(rows * p, 0),
-      scale(rows),
-      shift(rows),
-      norm(rows) {}
+    : rows(rows_), d(d_), p(padded(d_)), q(rows * p, 0), scale(rows), shift(rows), norm(rows) {}
 
 void QuantisedRows::set(int64_t row, const float* w) {
   const float largest = largest_magnitude(w, d);

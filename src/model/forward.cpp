@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "base/clock.h"
 #include "kernels/kernel_set.h"
 #include "model/activations.h"
 #include "model/tensor_views.h"
@@ -67,8 +68,12 @@ Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows
   Forward out;
   out.xc_bd = rows.x_bd - dictionary.b_dec_d;
   const ActivationFn& activation = activation_named(dictionary.config.activation);
-  out.codes =
-      activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()}, with);
+  {
+    const Timer timer(out.encode_s);
+    out.codes =
+        activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()}, with);
+  }
+  const Timer timer(out.decode_s);
   const at::Tensor partial = kernels_for(rows.x_bd).decode(out.codes, dictionary.w_dec_ld);
   out.residual_sd =
       sum_at_owners(mesh, partial, slot, "reconstruction") - owned_slot(mesh, out.xc_bd, slot);

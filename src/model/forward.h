@@ -26,9 +26,10 @@ Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
                  const Normalization& normalization, at::Device device);
 
 struct Forward {
-  at::Tensor xc_bd;        // x - b_dec
-  Codes codes;             // of the local latents, all rows of the data row
-  at::Tensor residual_sd;  // x_hat - x of the owned slot; padding rows zero
+  at::Tensor xc_bd;                   // x - b_dec
+  Codes codes;                        // of the local latents, all rows of the data row
+  at::Tensor residual_sd;             // x_hat - x of the owned slot; padding rows zero
+  double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };
 
 // Collective over feature.

@@ -23,6 +23,7 @@ struct DeadConfig {
   double auxk_alpha = 1.0 / 32;
   int64_t k_aux = 0;          // 0 = d / 2
   int64_t window_tokens = 0;  // 0 = the smaller of 10,000,000 and data.tokens / 10
+  int64_t auxk_every = 1;     // AuxK acts in every m-th step
 };
 
 struct KernelConfig {

@@ -32,6 +32,7 @@ struct Step {
   StepWorkspace& work;
   AuxK aux = {};
   StepSums sums = {};
+  StageSeconds seconds = {};
   double l1_weight = 0;                      // L1 coefficient, warmed up, over var_total
   std::optional<BatchGradients> batch = {};  // of an update in one pass
 };
@@ -44,9 +45,10 @@ void begin(Step& step) {
   if (activation_named(model.activation).has_l1)
     step.l1_weight =
         model.l1_coefficient * ramp(state.step, step.config.l1_warmup_steps) / state.var_total;
-  if (step.config.dead.auxk_alpha > 0 && state.tokens >= step.config.dead.window_tokens)
-    step.aux = make_auxk(step.mesh, dead_mask(state, step.config.dead.window_tokens),
-                         step.config.dead.k_aux);
+  const DeadConfig& dead = step.config.dead;
+  if (dead.auxk_alpha > 0 && state.step % dead.auxk_every == 0 &&
+      state.tokens >= dead.window_tokens)
+    step.aux = make_auxk(step.mesh, dead_mask(state, dead.window_tokens), dead.k_aux);
 }
 
 void name_bad_rows(const MicroBatch& micro, const at::Tensor& residual_sd, int64_t step) {
@@ -89,10 +91,16 @@ Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
 
 void accumulate(Step& step, const MicroBatch& micro) {
   const Dictionary& dictionary = step.state.dictionary;
-  const Rows rows = gather_rows(step.mesh, micro, dictionary.d, step.state.normalization,
-                                dictionary.w_enc_ld.device());
+  Rows rows;
+  {
+    const Timer timer(step.seconds.rows);
+    rows = gather_rows(step.mesh, micro, dictionary.d, step.state.normalization,
+                       dictionary.w_enc_ld.device());
+  }
   BatchGradients batch{encode_and_decode(step, rows, micro.micro), {}, step.l1_weight, {}};
   const Forward& fwd = batch.fwd;
+  step.seconds.encode += fwd.encode_s;
+  step.seconds.decode += fwd.decode_s;
   const double square = sum_of_squares(fwd.residual_sd);
   if (!std::isfinite(square)) {
     step.sums.not_finite += 1;
@@ -105,8 +113,12 @@ void accumulate(Step& step, const MicroBatch& micro) {
   const at::Tensor g_own = fwd.residual_sd * (2.0 / step.state.var_total);
   batch.g_bd = gather_from_owners(step.mesh, g_own, "residual gradient");
   step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
-  if (step.aux.active()) batch.aux = auxk_forward(step.mesh, dictionary, rows, fwd, step.aux);
+  if (step.aux.active()) {
+    const Timer timer(step.seconds.auxk);
+    batch.aux = auxk_forward(step.mesh, dictionary, rows, fwd, step.aux);
+  }
   const bool first = micro.micro == 0;
+  const Timer timer(step.seconds.update);
   if (fits_one_pass(step.mesh, step.config.optim, first && micro.last_of_step))
     step.batch = std::move(batch);
   else
@@ -215,11 +227,14 @@ StepWorkspace make_workspace(const TrainState& state, const std::string& encode)
 StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBatchSource& next,
                       bool want_norm, TrainState& state, StepWorkspace& workspace) {
   const c10::NoGradGuard no_grad;
+  const double begin_s = seconds_now();
   Step step{mesh, config, state, workspace};
   begin(step);
   int64_t batch_rows = 0;
   for (bool last = false; !last;) {
+    const double wait_s = seconds_now();
     const MicroBatch micro = next();
+    step.seconds.rows += seconds_now() - wait_s;
     accumulate(step, micro);
     batch_rows = micro.batch_rows;
     last = micro.last_of_step;
@@ -229,7 +244,11 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction);
   const auto update = step.batch ? one_pass : by_tensors;
-  const Updated updated = update(step, aux.factor, lr, batch_rows, want_norm);
+  Updated updated;
+  {
+    const Timer timer(step.seconds.update);
+    updated = update(step, aux.factor, lr, batch_rows, want_norm);
+  }
 
   step.sums.not_finite += static_cast<double>(updated.skipped);
   state.row_skipped = state.row_skipped || updated.skipped > 0;
@@ -246,6 +265,8 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   count_fired(mesh, workspace.fired_l, batch_rows, state);
   state.step += 1;
   state.tokens += batch_rows;
+  result.seconds = step.seconds;
+  result.seconds.step = seconds_now() - begin_s;
   return result;
 }
 

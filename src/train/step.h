@@ -20,6 +20,16 @@ struct StepConfig {
   int64_t total_steps = 0;
 };
 
+// Where the seconds of a step went on this rank, exchanges included.
+struct StageSeconds {
+  double rows = 0;    // waiting for them, and gathering them
+  double encode = 0;  // codes
+  double decode = 0;  // reconstruction
+  double auxk = 0;    // of dead latents, without their part of the update
+  double update = 0;  // gradients, optimiser, new rows
+  double step = 0;    // all of it
+};
+
 struct StepResult {
   int64_t rows = 0;
   double lr = 0;
@@ -35,6 +45,7 @@ struct StepResult {
   double clock_s = 0;  // rank 0's, so that all ranks decide alike
   bool finite = true;
   ScreenStats screen;  // of this rank's latents
+  StageSeconds seconds;
 };
 
 // Buffers that live as long as the run.
