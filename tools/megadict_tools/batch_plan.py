@@ -1,6 +1,6 @@
-"""Which rows Megadict trains on in each step: src/data/batch_plan.h with last_batch = drop, in numpy.
+"""Which rows Megadict trains on in each step: src/data/batch_plan.h with last_batch = drop.
 
-A peer that is given these batches sees exactly what the binary sees on one process.
+A peer that is given these batches sees exactly what the binary sees, whatever its mesh.
 """
 
 from pathlib import Path
@@ -17,10 +17,11 @@ HALF = np.uint64(32)
 
 
 def philox_bits64(seed: int, purpose: int, step: int, ids: np.ndarray) -> np.ndarray:
-    """Rng::bits64 of src/base/philox.h: Philox4x32-10 with counter (id, step | purpose), key seed."""
+    """Rng::bits64 of src/base/philox.h: Philox4x32-10, counter (id, step | purpose), key seed."""
     ids = ids.astype(np.uint64)
     high = np.uint64(step | purpose << 40)
-    counter = [ids & LOW, ids >> HALF, np.full_like(ids, high & LOW), np.full_like(ids, high >> HALF)]
+    counter = [ids & LOW, ids >> HALF,
+               np.full_like(ids, high & LOW), np.full_like(ids, high >> HALF)]
     key = [seed & 0xFFFFFFFF, seed >> 32]
     for _ in range(10):
         product0 = np.uint64(0xD2511F53) * counter[0]
