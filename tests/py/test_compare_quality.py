@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import compare_quality
+import peers
 from megadict_tools.errors import main_guard
 
 WIDTH, N, K = 16, 64, 4
@@ -50,7 +51,7 @@ def test_fvu_is_about_the_mean_of_all_rows(rows):
     def reconstruct(x):
         return x * 0.9, torch.ones(len(x), N, dtype=torch.bool)
 
-    found = compare_quality.measure(reconstruct, held_out, N, block=100)
+    found = peers.measure(reconstruct, held_out, N, block=100)
     x = held_out.numpy().astype(np.float64)
     expected = np.sum((0.1 * x)**2) / np.sum((x - x.mean(axis=0))**2)
     assert found["fvu"] == pytest.approx(expected, rel=1e-5)
@@ -76,11 +77,10 @@ def test_sparsify_signum_is_its_trainer(rows):
     """One step at a time against the published update: sign of the gradient, schedule-free."""
     from sparsify import SparseCoder, SparseCoderConfig
 
-    class Options:
-        n, k, seed, warmup = N, K, 5, 0
-
     x = torch.from_numpy(rows[:256])
-    reconstruct = compare_quality.train_sparsify("signum")(WIDTH, iter([x]), 1, Options)
+    trainer = peers.PEERS["sparsify_signum"].build(WIDTH, peers.Settings(N, K, seed=5, steps=1))
+    trainer.step(x)
+    trainer.end()
     torch.manual_seed(5)
     sae = SparseCoder(WIDTH, SparseCoderConfig(num_latents=N, k=K), "cpu", dtype=torch.float32)
     sae.b_dec.data = x.mean(0)
@@ -89,7 +89,7 @@ def test_sparsify_signum_is_its_trainer(rows):
     with torch.no_grad():  # after one step z = x - lr sign(g), and the average is z itself
         for p in sae.parameters():
             p -= 5e-3 / (N / 2**14) ** 0.5 * p.grad.sign()
-        torch.testing.assert_close(reconstruct(x)[0], sae(x).sae_out, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(trainer.reconstruct(x)[0], sae(x).sae_out, rtol=1e-4, atol=1e-4)
 
 
 def test_shards_and_scale(rows, tmp_path):

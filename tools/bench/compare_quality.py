@@ -19,9 +19,6 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
-os.environ.setdefault("WANDB_MODE", "disabled")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from megadict_tools.environment import use_environment
 
@@ -30,11 +27,14 @@ use_environment()
 import numpy as np
 import torch
 
+import peers
 from megadict_tools.errors import BAD_DATA, USAGE, OneLineParser, ToolError, main_guard
 from megadict_tools.progress import Progress
 from megadict_tools.shards import read_rows
 
 FULL_WARMUP, WARMUP_SHARE = 1000, 50 / 575
+PEERS = {name: peers.PEERS[name]
+         for name in ("sparsify_signum", "sparsify_adam", "dictionary_learning")}
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -83,95 +83,7 @@ def batches(rows: torch.Tensor, size: int, steps: int, seed: int):
         waiting = waiting[size:]
 
 
-# ---- peers: train(width, batches, steps, options) -> reconstruct(x) = (xhat, active [rows, n]) --
-
-def train_sparsify(optimizer: str):
-    """sparsify's module, optimiser and schedule, in the order of its Trainer's step: unit decoder,
-    forward, FVU of the batch, parallel gradient removed, step. Its Trainer itself takes tokens."""
-
-    def train(width, stream, steps, options):
-        from schedulefree import ScheduleFreeWrapper
-        from sparsify import SparseCoder, SparseCoderConfig
-        from sparsify.sign_sgd import SignSGD
-        from transformers import get_linear_schedule_with_warmup
-
-        torch.manual_seed(options.seed)
-        sae = SparseCoder(width, SparseCoderConfig(num_latents=options.n, k=options.k), "cpu",
-                          dtype=torch.float32)
-        root = (options.n / 2**14) ** 0.5
-        if optimizer == "signum":
-            opt = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=5e-3 / root), momentum=0.95)
-            opt.train()
-            schedule = None
-        else:
-            opt = torch.optim.Adam(sae.parameters(), lr=2e-4 / root)
-            schedule = get_linear_schedule_with_warmup(opt, options.warmup, steps)
-        for step, x in enumerate(stream):
-            if step == 0:
-                sae.b_dec.data = x.mean(0)
-            sae.set_decoder_norm_to_unit_norm()
-            sae(x).fvu.backward()
-            sae.remove_gradient_parallel_to_decoder_directions()
-            opt.step()
-            opt.zero_grad()
-            if schedule:
-                schedule.step()
-        if not schedule:
-            opt.eval()
-
-        def reconstruct(x):
-            out = sae(x)
-            return out.sae_out, active(out.latent_indices, out.latent_acts > 0, options.n)
-
-        return reconstruct
-
-    return train
-
-
-def train_dictionary_learning(width, stream, steps, options):
-    from dictionary_learning.trainers.top_k import TopKTrainer
-
-    trainer = TopKTrainer(steps=steps, activation_dim=width, dict_size=options.n, k=options.k,
-                          layer=0, lm_name="", warmup_steps=options.warmup, seed=options.seed,
-                          device="cpu")
-    for step, x in enumerate(stream):
-        trainer.update(step, x)
-
-    def reconstruct(x):
-        xhat, codes = trainer.ae(x, output_features=True)
-        return xhat, codes > 0
-
-    return reconstruct
-
-
-def active(index: torch.Tensor, on: torch.Tensor, n: int) -> torch.Tensor:
-    return torch.zeros(len(index), n, dtype=torch.bool).scatter_(1, index.long(), on)
-
-
-PEERS = {
-    "sparsify_signum": ("eai-sparsify", "sparsify, signum (its default)", train_sparsify("signum")),
-    "sparsify_adam": ("eai-sparsify", "sparsify, Adam", train_sparsify("adam")),
-    "dictionary_learning": ("dictionary-learning", "dictionary_learning TopK",
-                            train_dictionary_learning),
-}
-
-
-# ---- measuring -----------------------------------------------------------------------------------
-
-@torch.no_grad()
-def measure(reconstruct, held_out: torch.Tensor, n: int, block: int = 2048) -> dict:
-    mean = held_out.double().mean(0)
-    error = variance = count = 0.0
-    fired = torch.zeros(n, dtype=torch.bool)
-    for x in held_out.split(block):
-        xhat, on = reconstruct(x)
-        error += float((x.double() - xhat.double()).pow(2).sum())
-        variance += float((x.double() - mean).pow(2).sum())
-        count += int(on.sum())
-        fired |= on.any(0)
-    return {"fvu": error / variance, "l0": count / len(held_out),
-            "frac_alive": float(fired.double().mean())}
-
+# ---- running ------------------------------------------------------------------------------------
 
 def counted(stream, progress: Progress, size: int):
     for x in stream:
@@ -180,20 +92,22 @@ def counted(stream, progress: Progress, size: int):
 
 
 def run_peer(name: str, train_rows, held_out, steps: int, options) -> dict:
-    from importlib.metadata import version
-
-    package, label, train = PEERS[name]
-    progress = Progress(label, steps * options.batch, "tokens")
+    peer = PEERS[name]
+    progress = Progress(peer.label, steps * options.batch, "tokens")
     stream = counted(batches(train_rows, options.batch, steps, options.seed), progress,
                      options.batch)
     start = time.monotonic()
     with contextlib.redirect_stdout(sys.stderr):  # the peers' own remarks
-        reconstruct = train(train_rows.shape[1], stream, steps, options)
+        trainer = peer.build(train_rows.shape[1], peers.Settings(
+            options.n, options.k, options.seed, warmup=options.warmup, steps=steps))
+        for x in stream:
+            trainer.step(x)
+        trainer.end()
     seconds = time.monotonic() - start
     progress.close()
-    return {"name": name, "label": f"{label} {version(package)}", "seconds": seconds,
+    return {"name": name, "label": peer.versioned_label(), "seconds": seconds,
             "tokens_per_s": steps * options.batch / seconds,
-            **measure(reconstruct, held_out, options.n)}
+            **peers.measure(trainer.reconstruct, held_out, options.n)}
 
 
 def read_ours(folder: str) -> dict:
