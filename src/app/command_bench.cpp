@@ -8,6 +8,7 @@
 #include "app/bench.h"
 #include "app/build_facts.h"
 #include "app/commands.h"
+#include "app/machine.h"
 #include "app/options.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -23,6 +24,7 @@ struct BenchOptions {
   StepBench step;
   int repeats = 5;
   int threads = 0;
+  double seconds = 10;
   std::string json;
 };
 
@@ -119,9 +121,37 @@ std::string help_kernels() {
   return help_text(kernel_options(own));
 }
 
+OptionSet machine_options(BenchOptions& own) {
+  return {.command = "bench machine",
+          .summary = "Measures what the planner computes from: megadict plan --machine FILE.",
+          .fields = {{"seconds", &own.seconds, "s", "to measure for, about", between(0.1, 3600)},
+                     {"threads", &own.threads, "threads", "0 = cpus / ranks that share them",
+                      between(0, 4096)},
+                     {"json", &own.json, "", "machine file to write"}}};
+}
+
+int run_machine(Launch& launch, const Args& args) {
+  BenchOptions own;
+  read_options(machine_options(own), args);
+  const c10::NoGradGuard no_grad;
+  at::set_num_threads(resolve_threads(own.threads, launch.facts()));
+  const Machine machine = measure_machine(launch.world(), own.seconds);
+  if (launch.facts().rank != 0) return 0;
+  const nlohmann::ordered_json json = json_of(machine);
+  for (const auto& [name, value] : json.items()) say(fmt::format("{:<26} {}", name, value.dump()));
+  if (!own.json.empty()) write_json(own.json, json);
+  return 0;
+}
+
+std::string help_machine() {
+  BenchOptions own;
+  return help_text(machine_options(own));
+}
+
 constexpr Command kBenches[] = {
     {"kernels", "the local operations of a step, alone", run_kernels, help_kernels},
     {"step", "whole optimiser steps on the mesh, by stage", run_step, help_step},
+    {"machine", "rates that the planner computes from", run_machine, help_machine},
 };
 
 }  // namespace

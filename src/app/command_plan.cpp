@@ -1,9 +1,12 @@
 // megadict plan: what a configuration costs on a mesh, by formula.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "app/commands.h"
 #include "app/fields.h"
 #include "app/plan.h"
+#include "app/plan_time.h"
 #include "app/settings.h"
 #include "app/together.h"
 #include "base/error.h"
@@ -19,7 +22,8 @@ struct PlanOptions {
   int64_t width = 0;
   int64_t rows = 0;
   int ranks = 0;
-  std::string dtype;
+  std::string dtype, machine;
+  int ranks_per_node = 0;
 };
 
 OptionSet options(Config& config, PlanOptions& own) {
@@ -35,7 +39,10 @@ OptionSet options(Config& config, PlanOptions& own) {
        {"ranks", &own.ranks, "ranks", "of the mesh; 0 = mesh.data x mesh.feature, else those here",
         between(0, 1048576)},
        {"dtype", &own.dtype, "", "of the shards; default that of data.path, else float32",
-        one_of({"float32", "float16", "bfloat16"})}});
+        one_of({"float32", "float16", "bfloat16"})},
+       {"machine", &own.machine, "", "file of `megadict bench machine`: also says times"},
+       {"ranks_per_node", &own.ranks_per_node, "ranks",
+        "that share a machine; 0 = as many as it has threads", between(0, 1048576)}});
   return set;
 }
 
@@ -99,6 +106,50 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
   line("total", total_bytes(moved), in.k_aux > 0 ? "while there are dead latents" : "");
 }
 
+void say_time(const PlanInput& in, const MeshConfig& mesh, int on_a_node, const Machine& machine) {
+  const TimePlan time = step_time(in, mesh.data, mesh.feature, on_a_node, machine);
+  say(fmt::format("seconds of a step on {}{}, {} rank(s) a node, no dead latents", machine.name,
+                  machine.measured ? "" : " (a projection)", on_a_node));
+  const auto line = [&](const char* what, double seconds) {
+    say(fmt::format("  {:<28} {:>10.4f} s {:>5.1f} %", what, seconds, 100 * seconds / time.step()));
+  };
+  line("encode", time.encode);
+  line("decode", time.decode);
+  line("update", time.update);
+  line("exchange", time.exchange);
+  line("step", time.step());
+  say(fmt::format("  {:<28} {:>10.0f} rows/s", "", static_cast<double>(in.batch) / time.step()));
+}
+
+// The fastest mesh of 1, 2, 4, ... ranks whose memory is that of a node's share.
+void say_scaling(const PlanInput& in, const Machine& machine, int on_a_node) {
+  say("\nfastest mesh by ranks");
+  say(fmt::format("  {:>6} {:>11} {:>12} {:>14} {:>11} {:>10}", "ranks", "data x feat", "step s",
+                  "rows/s", "efficiency", "memory"));
+  double alone = 0;
+  for (int ranks = 1; ranks <= 4096; ranks *= 2) {
+    const int here = std::min(ranks, on_a_node);
+    MeshConfig best;
+    double least = 0;
+    for (const MeshConfig& mesh : meshes_of(ranks, in.latents)) {
+      if (mesh.data > in.batch) continue;
+      const double seconds = step_time(in, mesh.data, mesh.feature, here, machine).step();
+      if (least > 0 && seconds >= least) continue;
+      least = seconds;
+      best = mesh;
+    }
+    if (least == 0) return;
+    if (ranks == 1) alone = least;
+    // Against one rank that has a node's threads, or one device.
+    const double nodes =
+        machine.devices > 0 ? ranks : std::max(1.0, static_cast<double>(ranks) / on_a_node);
+    say(fmt::format("  {:>6} {:>11} {:>12.4f} {:>14.0f} {:>10.0f} % {:>10}", ranks,
+                    fmt::format("{}x{}", best.data, best.feature), least,
+                    static_cast<double>(in.batch) / least, 100 * alone / (nodes * least),
+                    bytes_text(memory(in, best.data, best.feature).peak())));
+  }
+}
+
 void say_all_meshes(const PlanInput& in, int ranks, const MeshConfig& chosen) {
   const auto meshes = meshes_of(ranks, in.latents);
   int64_t least = -1;
@@ -138,6 +189,9 @@ int run_plan(Launch& launch, const Args& args) {
   settings.sources = read_options(options(settings.config, own), args);
   check_config(settings.config);
   const DataConfig& data = settings.config.data;
+  Machine machine;
+  if (!own.machine.empty())
+    rank_zero_first(launch.world(), [&] { machine = read_machine(own.machine); });
   rank_zero_first(launch.world(), [&] { look_at_data(data.path, own); });
   DataFacts facts{.width = own.width, .rows = own.rows};
   facts.ranks = planned_ranks(own, settings.config.mesh, launch.facts().ranks);
@@ -148,7 +202,11 @@ int run_plan(Launch& launch, const Args& args) {
   const PlanInput in = plan_input(settings.config, own.width, own.dtype == "float32" ? 4 : 2);
   say_model(settings, in, facts);
   say_mesh(in, settings.config.mesh);
-  if (facts.ranks > 1) say_all_meshes(in, facts.ranks, settings.config.mesh);
+  const auto& mesh = settings.config.mesh;
+  const int on_a_node = own.ranks_per_node > 0 ? own.ranks_per_node : machine.ranks_per_node();
+  if (!own.machine.empty()) say_time(in, mesh, std::min(facts.ranks, on_a_node), machine);
+  if (facts.ranks > 1) say_all_meshes(in, facts.ranks, mesh);
+  if (!own.machine.empty()) say_scaling(in, machine, on_a_node);
   return 0;
 }
 

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/philox.h"
 #include "kernels/screen_tile.h"
 #include "kernels/vector_ops.h"
 
@@ -88,6 +87,23 @@ double read_rate(double seconds) {
   });
 }
 
+double stream_rate(double seconds) {
+  at::Tensor memory = at::ones({kLargeBytes / 4});
+  float* all = memory.mutable_data_ptr<float>();
+  int thread = 0;
+  return rate_of(seconds, [&] {
+    constexpr int64_t kPiece = int64_t{1} << 18;
+    int64_t at;
+#pragma omp critical
+    at = thread++ * (kLargeBytes / 4 / at::get_num_threads());
+    return [all, at]() mutable {
+      add_scaled(all + at, 0.5f, all + at, kPiece);
+      at = (at + kPiece) % (kLargeBytes / 4 - kPiece);
+      return static_cast<double>(2 * 4 * kPiece);
+    };
+  });
+}
+
 double random_row_rate(int64_t d, double seconds) {
   const int64_t rows = kLargeBytes / 4 / d;
   const at::Tensor memory = at::ones({rows, d});
@@ -97,8 +113,9 @@ double random_row_rate(int64_t d, double seconds) {
     uint64_t next = static_cast<uint64_t>(at::get_thread_num());
     return [=]() mutable {
       for (int i = 0; i < 64; ++i) {
-        const uint64_t id = Rng{.seed = 1}.bits64(next++) % static_cast<uint64_t>(rows);
-        add_scaled(sum.data(), 1.0f, all + static_cast<int64_t>(id) * d, d);
+        next = next * 6364136223846793005u + 1442695040888963407u;
+        const auto id = static_cast<int64_t>((next >> 33) % static_cast<uint64_t>(rows));
+        add_scaled(sum.data(), 1.0f, all + id * d, d);
       }
       return static_cast<double>(64 * 4 * d);
     };

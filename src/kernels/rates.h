@@ -13,6 +13,8 @@ double sgemm_tile_rate(int64_t d, double seconds);
 double screen_tile_rate(int64_t d, double seconds);
 // Sequential reads of memory larger than any cache: bytes/s.
 double read_rate(double seconds);
+// Reads and writes of such memory in order, as an optimiser's pass makes them: bytes/s.
+double stream_rate(double seconds);
 // Reads of rows of d floats in random order: bytes/s.
 double random_row_rate(int64_t d, double seconds);
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from test_cli_refusals import call, refused, USAGE
+from test_cli_refusals import BAD_DATA, USAGE, call, refused
 
 
 def test_kernels(megadict_bin, tmp_path):
@@ -48,3 +48,45 @@ def test_step(megadict_bin, tmp_path, ranks, more):
 ])  # fmt: skip
 def test_refusals(megadict_bin, tmp_path, words, part):
     refused(megadict_bin, tmp_path, words, USAGE, part)
+
+
+@pytest.fixture(scope="module")
+def machine(megadict_bin, tmp_path_factory):
+    path = tmp_path_factory.mktemp("machine") / "machine.json"
+    done = call(megadict_bin, ["bench", "machine", "--seconds", "0.2", "--json", str(path)], path.parent)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+PLAN = ["plan", "--d", "768", "--rows", "100000", "--model.n_latents", "32768"]
+
+
+def test_plan_says_times_of_a_machine(megadict_bin, machine, tmp_path):
+    facts = json.loads(machine.read_text())
+    assert facts["measured"] and facts["fp32_flops_per_s"] > 1e8
+    done = call(megadict_bin, [*PLAN, "--machine", str(machine), "--ranks", "4"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "seconds of a step on " in done.stdout and "fastest mesh by ranks" in done.stdout
+    assert any(line.split()[:1] == ["4096"] for line in done.stdout.splitlines())
+    assert "a projection" not in done.stdout
+    machine = tmp_path / "other.json"
+    machine.write_text(json.dumps(facts | {"measured": False}))
+    assert "a projection" in call(megadict_bin, [*PLAN, "--machine", str(machine)], tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["cpu2_avx512_vnni", "cpu2_amx", "h200_node"])
+def test_machine_files_that_are_shipped(megadict_bin, repo_root, tmp_path, name):
+    path = repo_root / "configs" / "machines" / f"{name}.json"
+    assert json.loads(path.read_text())["assumptions"]
+    done = call(megadict_bin, [*PLAN, "--machine", str(path), "--ranks", "8"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(a projection)" in done.stdout
+
+
+@pytest.mark.parametrize("text, part", [
+    ("[]", "it holds no object"), ("{}", "no number"), ("{", "JSON"),
+    ('{"threads": 2, "fp32_flops_per_s": -1}', "'fp32_flops_per_s' is not positive"),
+])  # fmt: skip
+def test_machine_files_that_are_none(megadict_bin, tmp_path, text, part):
+    (tmp_path / "bad.json").write_text(text)
+    refused(megadict_bin, tmp_path, [*PLAN, "--machine", "bad.json"], BAD_DATA, part)

@@ -1,0 +1,155 @@
+#include "app/machine.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "app/build_facts.h"
+#include "app/options.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "io/json_file.h"
+#include "kernels/kernel_set.h"
+#include "kernels/rates.h"
+#include "kernels/screen.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr int64_t kWidth = 768, kRows = 1024, kActive = 32;
+constexpr int64_t kFewLatents = 4096, kManyLatents = 20480;
+
+struct Number {
+  const char* name;
+  double Machine::*value;
+  bool may_be_zero;
+};
+constexpr Number kNumbers[] = {
+    {"fp32_flops_per_s", &Machine::fp32_rate, false},
+    {"screen_ops_per_s", &Machine::screen_rate, true},
+    {"random_rows_bytes_per_s", &Machine::random_rows, false},
+    {"stream_bytes_per_s", &Machine::stream, false},
+    {"collective_latency_s", &Machine::latency_s, true},
+    {"collective_bytes_per_s", &Machine::received, false},
+};
+
+double best_of(double seconds, const std::function<void()>& work) {
+  work();
+  double best = 1e30;
+  for (const double start = seconds_now(); seconds_now() - start < seconds;) {
+    const double begin = seconds_now();
+    work();
+    best = std::min(best, seconds_now() - begin);
+  }
+  return best;
+}
+
+// Operations per second from two sizes: what does not grow with the latents drops out.
+template <class Encode>
+double slope(double seconds, Encode&& encode) {
+  const double few = best_of(seconds, [&] { encode(kFewLatents); }),
+               many = best_of(seconds, [&] { encode(kManyLatents); });
+  return 2.0 * static_cast<double>(kRows * kWidth * (kManyLatents - kFewLatents)) / (many - few);
+}
+
+void measure_encode(double seconds, Machine& out) {
+  at::manual_seed(1);
+  const at::Tensor x = at::randn({kRows, kWidth}), w = at::randn({kManyLatents, kWidth}) * 0.1,
+                   bias = at::zeros({kManyLatents});
+  const auto args = [&](int64_t latents) {
+    return std::pair{w.narrow(0, 0, latents), bias.narrow(0, 0, latents)};
+  };
+  out.fp32_rate = slope(seconds, [&](int64_t latents) {
+    const auto [rows, its_bias] = args(latents);
+    kCpuKernels.topk({x, rows, its_bias}, kActive);
+  });
+  if (!all_screen_tiles().front().available()) return;
+  Screen few(w.narrow(0, 0, kFewLatents)), many(w);
+  out.screen_rate = slope(seconds, [&](int64_t latents) {
+    const auto [rows, its_bias] = args(latents);
+    (latents == kFewLatents ? few : many).topk({x, rows, its_bias}, kActive);
+  });
+}
+
+// An all-gather of next to nothing, and of much.
+void measure_exchange(Communicator& world, double seconds, Machine& out) {
+  if (world.size() == 1) {
+    out.received = out.stream / 2;
+    return;
+  }
+  constexpr int64_t kMuch = int64_t{1} << 20;
+  const at::Tensor own = at::zeros({kMuch});
+  at::Tensor all = at::zeros({kMuch * world.size()});
+  const auto time_of = [&](int64_t count, int calls) {
+    world.barrier("bench");
+    const double begin = seconds_now();
+    for (int i = 0; i < calls; ++i)
+      world.all_gather({own.const_data_ptr<float>(), count},
+                       {all.mutable_data_ptr<float>(), count * world.size()}, "bench");
+    double mine = (seconds_now() - begin) / calls;
+    world.all_reduce(view_of(&mine, 1), ReduceOp::max, "bench");
+    return mine;
+  };
+  (void)seconds;
+  time_of(kMuch, 2);
+  out.latency_s = time_of(1, 200);
+  const double much = time_of(kMuch, 10);
+  out.received = 4.0 * kMuch * (world.size() - 1) / std::max(much - out.latency_s, 1e-9);
+}
+
+}  // namespace
+
+Machine measure_machine(Communicator& world, double seconds) {
+  Machine out;
+  out.name = processor();
+  const double each = seconds / 8;
+  // Each rank measures with its own threads at the same time: the node's rate is the sum.
+  out.threads = at::get_num_threads() * world.size();
+  measure_encode(each, out);
+  out.random_rows = random_row_rate(kWidth, each);
+  out.stream = stream_rate(each);
+  for (double* rate : {&out.fp32_rate, &out.screen_rate, &out.random_rows, &out.stream})
+    world.all_reduce(view_of(rate, 1), ReduceOp::sum, "bench");
+  measure_exchange(world, each, out);
+  return out;
+}
+
+nlohmann::ordered_json json_of(const Machine& machine) {
+  nlohmann::ordered_json out = {
+      {"name", machine.name}, {"measured", machine.measured}, {"threads", machine.threads}};
+  for (const Number& number : kNumbers) out[number.name] = machine.*number.value;
+  return out;
+}
+
+Machine read_machine(const std::string& path) {
+  const nlohmann::json json = read_json(path);
+  const auto refuse = [&](const std::string& what) {
+    fail_agreed(ExitCode::bad_data, "machine file '" + path + "': " + what,
+                "megadict bench machine --json FILE writes one");
+  };
+  Machine out;
+  if (!json.is_object()) refuse("it holds no object");
+  const auto its_name = json.find("name");
+  out.name =
+      its_name != json.end() && its_name->is_string() ? its_name->get<std::string>() : "unnamed";
+  const auto number = [&](const char* name, bool may_be_zero) {
+    const auto found = json.find(name);
+    if (found == json.end() || !found->is_number()) refuse(std::string("no number '") + name + "'");
+    const auto value = found->get<double>();
+    if (!(value > 0) && !(may_be_zero && value == 0))
+      refuse(std::string("'") + name + "' is not positive");
+    return value;
+  };
+  out.threads = static_cast<int>(number("threads", false));
+  if (const auto devices = json.find("devices"); devices != json.end() && devices->is_number())
+    out.devices = std::max(0, devices->get<int>());
+  if (const auto measured = json.find("measured"); measured != json.end() && measured->is_boolean())
+    out.measured = measured->get<bool>();
+  for (const Number& one : kNumbers) out.*one.value = number(one.name, one.may_be_zero);
+  return out;
+}
+
+}  // namespace megadict

@@ -1,0 +1,57 @@
+#include "app/plan_time.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/range.h"
+#include "train/encode_choice.h"
+
+namespace megadict {
+
+namespace {
+
+constexpr double kFloat = 4;
+// Candidates of the screen evaluated beside the k best, measured: 35.6 for k = 32.
+constexpr double kRescored = 1.15;
+
+// Latents of a shard of `latents` that some of `codes` codes fall on, if all are alike: what a run
+// begins with; later fewer (performance.md 2.2).
+double touched(double latents, double codes) {
+  return latents * (1 - std::exp(-codes / latents));
+}
+
+}  // namespace
+
+TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ranks_per_node,
+                   const Machine& machine) {
+  const double share = machine.share(ranks_per_node), d = static_cast<double>(in.width);
+  const auto latents = static_cast<double>(ceil_div(in.latents, feature_size));
+  const auto rows = static_cast<double>(ceil_div(in.batch, data_size));
+  const double codes = rows * static_cast<double>(in.k) / feature_size;  // of this shard
+  const double row_bytes = kFloat * d, random = machine.random_rows * share,
+               stream = machine.stream * share;
+  const bool screened =
+      machine.screen_rate > 0 &&
+      (in.screen == PlanInput::Screen::always || (in.screen == PlanInput::Screen::large_shards &&
+                                                  latents >= static_cast<double>(kFewestScreened)));
+  TimePlan plan;
+  const double operations = 2 * rows * latents * d;
+  plan.encode = screened ? operations / (machine.screen_rate * share) +
+                               kRescored * rows * static_cast<double>(in.k) * row_bytes / random
+                         : operations / (machine.fp32_rate * share);
+  // x, centred x, the residual and its gradient: some ten passes over the rows.
+  plan.decode = codes * row_bytes / random + 10 * rows * row_bytes / stream;
+  const double copies = 2.0 + 2.0 * static_cast<double>(in.moments);  // of both row sets
+  const double own = latents / data_size;
+  const double moved = in.lazy ? touched(own, codes * data_size) : own;
+  const bool one_pass = data_size == 1 && in.micro >= in.batch && !in.clips;
+  plan.update = (2 * codes * row_bytes + (one_pass ? 0.0 : 4 * latents * row_bytes)) / random +
+                moved * copies * 2 * row_bytes / stream;
+  if (screened) plan.update += moved * (d + row_bytes) / stream;
+  for (const Transfer& transfer : transfers(in, data_size, feature_size))
+    if (transfer.bytes > 0)
+      plan.exchange += machine.latency_s + static_cast<double>(transfer.bytes) / machine.received;
+  return plan;
+}
+
+}  // namespace megadict
