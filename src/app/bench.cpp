@@ -37,11 +37,12 @@ std::vector<std::string> table_of(const BenchReport& report) {
   out.push_back(fmt::format("{:<26} {:>10} {:>21} {:>9} {:<8} {:>7} {:<12} {:>7} {:>9}", "", "ms",
                             "least..most", "rate", "", "of", "bound", "#wrong", "compared"));
   for (const BenchLine& line : report.lines) {
-    const double rate = line.work / line.median_s;
+    const double rate = line.median_s > 0 ? line.work / line.median_s : 0;
+    const double shown = line.unit.starts_with('G') ? rate / 1e9 : rate;
     out.push_back(fmt::format(
         "{:<26} {:>10.2f} {:>21} {:>9.1f} {:<8} {:>7} {:<12} {:>7} {:>9}", line.name,
         line.median_s * 1e3, fmt::format("{:.2f}..{:.2f}", line.least_s * 1e3, line.most_s * 1e3),
-        rate / 1e9, line.unit,
+        shown, line.unit,
         line.bound > 0 ? fmt::format("{:.0f} %", 100 * rate / line.bound) : "", line.bound_name,
         line.compared > 0 ? std::to_string(line.wrong) : "",
         line.compared > 0 ? std::to_string(line.compared) : ""));
@@ -58,7 +59,7 @@ nlohmann::ordered_json json_of(const BenchReport& report) {
                                   {"most_s", line.most_s},
                                   {"work", line.work},
                                   {"unit", line.unit},
-                                  {"rate", line.work / line.median_s}};
+                                  {"rate", line.median_s > 0 ? line.work / line.median_s : 0.0}};
     if (line.bound > 0) one.update({{"bound", line.bound}, {"bound_name", line.bound_name}});
     if (line.compared > 0) one.update({{"compared", line.compared}, {"wrong", line.wrong}});
     lines.push_back(one);
