@@ -101,6 +101,21 @@ TEST_P(ScreenOf, RowsThatCannotBeQuantised) {
     expect_same(screen.topk(in.args(), shape().k), in, shape().k);
 }
 
+// One coordinate so large that int8 sees nothing of the others, which decide.
+TEST_P(ScreenOf, OutliersThatHideTheRest) {
+  const Shape s = shape();
+  if (s.d < 3 || s.l < 2) return;
+  Input in = input();
+  in.w.select(1, 0).fill_(0.05);
+  in.w[s.l - 1] = random({s.d}, 8).sign() / std::sqrt(static_cast<double>(s.d));
+  in.w[s.l - 1][0] = 0;
+  in.x = (0.49 * in.w[s.l - 1].sign()).repeat({s.b, 1});
+  in.x.select(1, 0).fill_(127);
+  in.w[0] = in.x[0] * 1e-3;  // an encoder row of the same kind
+  Screen screen(in.w, tile());
+  for (int call = 0; call < 2; ++call) expect_same(screen.topk(in.args(), s.k), in, s.k);
+}
+
 TEST_P(ScreenOf, FewerPositiveThanK) {
   Input in = input();
   in.bias = in.bias - 1.2 * in.x.norm(2, {1}).max().item<float>() *

@@ -75,6 +75,16 @@ TEST_P(SteadyState, GetsNoLargeBlock) {
   EXPECT_EQ(memory_use().free, 0);
 }
 
+TEST(KeptMemory, LargeBlocksOfManySizesDoNotPileUp) {
+  keep_tensor_memory();
+  release_free_memory();
+  const int64_t before = memory_use().held;
+  for (int64_t mib = 70; mib < 200; mib += 3) at::empty({mib << 20}, at::kByte);
+  EXPECT_LE(memory_use().held - before, int64_t{230} << 20);
+  release_free_memory();
+  EXPECT_EQ(memory_use().held, before);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Cases, SteadyState,
     testing::Combine(testing::Values(Case{"topk", "topk", "linear", 4001, 0, 1.0 / 32},

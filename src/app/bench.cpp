@@ -42,9 +42,8 @@ std::vector<std::string> table_of(const BenchReport& report) {
     out.push_back(fmt::format(
         "{:<26} {:>10.2f} {:>21} {:>9.1f} {:<8} {:>7} {:<12} {:>7} {:>9}", line.name,
         line.median_s * 1e3, fmt::format("{:.2f}..{:.2f}", line.least_s * 1e3, line.most_s * 1e3),
-        shown, line.unit,
-        line.bound > 0 ? fmt::format("{:.0f} %", 100 * rate / line.bound) : "", line.bound_name,
-        line.compared > 0 ? std::to_string(line.wrong) : "",
+        shown, line.unit, line.bound > 0 ? fmt::format("{:.0f} %", 100 * rate / line.bound) : "",
+        line.bound_name, line.compared > 0 ? std::to_string(line.wrong) : "",
         line.compared > 0 ? std::to_string(line.compared) : ""));
   }
   return out;

@@ -105,6 +105,10 @@ int run_step(Launch& launch, const Args& args) {
   if (own.step.k > own.step.latents || own.step.k_aux > own.step.latents)
     fail_agreed(ExitCode::usage, fmt::format("k = {} or k_aux = {} is larger than n_latents = {}",
                                              own.step.k, own.step.k_aux, own.step.latents));
+  const MeshConfig mesh = resolve_mesh(own.step.mesh, launch.facts().ranks);
+  if (mesh.feature > own.step.latents)
+    fail_agreed(ExitCode::usage, fmt::format("mesh.feature = {} is more than n_latents = {}",
+                                             mesh.feature, own.step.latents));
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const BenchReport report = bench_step(launch.world(), own.step);
   if (launch.facts().rank == 0) finish(report, own);
@@ -133,6 +137,8 @@ OptionSet machine_options(BenchOptions& own) {
 int run_machine(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(machine_options(own), args);
+  if (launch.facts().nodes > 1)
+    fail_agreed(ExitCode::usage, "megadict bench machine measures one node");
   const c10::NoGradGuard no_grad;
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Machine machine = measure_machine(launch.world(), own.seconds);

@@ -195,6 +195,7 @@ int run_train(Launch& launch, const Args& args) {
                .model = config.model,
                .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
                .kernels = config.kernels,
+               .encode_was_auto = source_of(settings, "kernels.encode") == "resolved",
                .run = config.run,
                .log = config.log,
                .checkpoint = config.checkpoint,

@@ -52,7 +52,8 @@ template <class Encode>
 double slope(double seconds, Encode&& encode) {
   const double few = best_of(seconds, [&] { encode(kFewLatents); }),
                many = best_of(seconds, [&] { encode(kManyLatents); });
-  return 2.0 * static_cast<double>(kRows * kWidth * (kManyLatents - kFewLatents)) / (many - few);
+  return 2.0 * static_cast<double>(kRows * kWidth * (kManyLatents - kFewLatents)) /
+         std::max(many - few, 0.1 * many);
 }
 
 void measure_encode(double seconds, Machine& out) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "base/range.h"
 #include "train/encode_choice.h"
@@ -43,13 +44,13 @@ TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ran
   plan.decode = codes * row_bytes / random + 10 * rows * row_bytes / stream;
   const double copies = 2.0 + 2.0 * static_cast<double>(in.moments);  // of both row sets
   const double own = latents / data_size;
-  const double moved = in.lazy ? touched(own, codes * data_size) : own;
+  const double moved = in.lazy ? touched(own, codes) : own;
   const bool one_pass = data_size == 1 && in.micro >= in.batch && !in.clips;
   plan.update = (2 * codes * row_bytes + (one_pass ? 0.0 : 4 * latents * row_bytes)) / random +
                 moved * copies * 2 * row_bytes / stream;
   if (screened) plan.update += moved * (d + row_bytes) / stream;
   for (const Transfer& transfer : transfers(in, data_size, feature_size))
-    if (transfer.bytes > 0)
+    if (transfer.bytes > 0 && std::string_view(transfer.step) != "aux")
       plan.exchange += machine.latency_s + static_cast<double>(transfer.bytes) / machine.received;
   return plan;
 }

@@ -48,26 +48,35 @@ class KeptMemory final : public c10::Allocator {
 
   void release() {
     const std::lock_guard lock(mutex_);
-    for (auto& [size, block] : free_) {
-      std::free(block);
-      use_.held -= static_cast<int64_t>(size);
-      use_.free -= static_cast<int64_t>(size);
-    }
-    free_.clear();
+    release_from(0);
   }
 
  private:
+  // Unused blocks of at least `smallest` bytes; the lock is held.
+  void release_from(size_t smallest) {
+    const auto first = free_.lower_bound(smallest);
+    for (auto block = first; block != free_.end(); ++block) {
+      std::free(block->second);
+      use_.held -= static_cast<int64_t>(block->first);
+      use_.free -= static_cast<int64_t>(block->first);
+    }
+    free_.erase(first, free_.end());
+  }
+
   static void give_back(void* data);
 
   void* take(size_t size) {
     if (size >= kSmall) {
       const std::lock_guard lock(mutex_);
-      if (const auto found = free_.find(size); found != free_.end()) {
+      const auto found = free_.lower_bound(size);
+      if (found != free_.end() && found->first <= size + size / 8) {
         void* block = found->second;
+        use_.free -= static_cast<int64_t>(found->first);
         free_.erase(found);
-        use_.free -= static_cast<int64_t>(size);
         return static_cast<char*>(block) + kHeader;
       }
+      // Large blocks of sizes that do not come back must not pile up.
+      if (size >= kExact) release_from(kExact);
     }
     void* block = from_system(size);
     *static_cast<size_t*>(block) = size;

@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kBlock = RowBlock::kRows;
 constexpr int64_t kChunkBytes = 384 << 10;  // of encoder rows: half of a usual L2
 constexpr int64_t kUnitBlocks = 16;  // row blocks that share a pass over the encoder, at most
+constexpr int64_t kNearTies = 16;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kNever = std::numeric_limits<float>::infinity();
 // A low guess costs hits, a high one a second pass over the row.
@@ -72,7 +73,8 @@ struct Screen::Pass {
     s[row] = largest > 0 ? largest / 127 : 1.0f;
     inverse[row] = 1 / s[row];
     reach[row] = slack() * norm[row] * inverse[row];
-    if (!std::isfinite(inverse[row]) || !std::isfinite(reach[row])) {
+    if (!std::isfinite(inverse[row]) || !std::isfinite(reach[row]) ||
+        mostly_lost(values, w.d, inverse[row])) {
       hopeless[row] = 1;
       return;
     }
@@ -301,20 +303,24 @@ void Screen::encode_exactly(const EncodeArgs& args, int64_t k, Found& found) {
   const at::Tensor rows = found.rows_with(kHopeless);
   if (rows.numel() == 0) return;
   const at::Tensor x = args.x_bd.index_select(0, rows);
-  Candidates exact = cpu_topk({x, args.w_enc_ld, args.b_enc_l}, k);
+  // The two products round differently: a few more, so that the order of this one decides.
+  const int64_t more = std::min(k + kNearTies, rows_.rows);
+  const Candidates found_exactly = cpu_topk({x, args.w_enc_ld, args.b_enc_l}, more);
+  Candidates exact{at::empty({x.size(0), k}, at::kFloat), at::empty({x.size(0), k}, at::kInt)};
   const float* bias = args.b_enc_l.const_data_ptr<float>();
   const float* w = args.w_enc_ld.const_data_ptr<float>();
-  std::vector<uint64_t> keys(static_cast<size_t>(k));
+  std::vector<uint64_t> keys(static_cast<size_t>(more));
   for (int64_t row = 0; row < x.size(0); ++row) {
     const float* its_x = x.const_data_ptr<float>() + row * rows_.d;
+    const float* listed = found_exactly.value.const_data_ptr<float>() + row * more;
+    const int32_t* from = found_exactly.latent.const_data_ptr<int32_t>() + row * more;
     float* value = exact.value.mutable_data_ptr<float>() + row * k;
     int32_t* latent = exact.latent.mutable_data_ptr<int32_t>() + row * k;
-    for (int64_t i = 0; i < k; ++i) {
-      const auto v =
-          static_cast<float>(dot(its_x, w + latent[i] * rows_.d, rows_.d) + bias[latent[i]]);
-      const bool there = value[i] != kNone && !(v <= 0);
+    for (int64_t i = 0; i < more; ++i) {
+      const auto v = static_cast<float>(dot(its_x, w + from[i] * rows_.d, rows_.d) + bias[from[i]]);
+      const bool there = listed[i] != kNone && !(v <= 0);
       keys[static_cast<size_t>(i)] =
-          order_key(there ? v : kNone, static_cast<uint32_t>(there ? latent[i] : 0));
+          order_key(there ? v : kNone, static_cast<uint32_t>(there ? from[i] : 0));
     }
     std::sort(keys.begin(), keys.end(), std::greater<>());
     for (int64_t i = 0; i < k; ++i) {

@@ -33,6 +33,7 @@ struct ScreenStats {
 class Screen {
  public:
   static constexpr double kWindow = 6, kWidestWindow = 12;
+  static constexpr int64_t kWidestRow = 65536;  // sums of 32 bits
 
   explicit Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile = best_screen_tile());
 

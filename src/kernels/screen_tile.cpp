@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -20,12 +21,20 @@ QuantisedRows::QuantisedRows(int64_t rows_, int64_t d_)
     : rows(rows_), d(d_), p(padded(d_)), q(rows * p, 0), scale(rows), shift(rows), norm(rows) {}
 
 void QuantisedRows::set(int64_t row, const float* w) {
-  const float largest = largest_magnitude(w, d);
-  const float s = largest > 0 ? largest / 127 : 1.0f;
-  const int64_t sum = quantise(w, d, 1 / s, q.data() + row * p);
-  scale[row] = s;
-  shift[row] = s * -128.0f * static_cast<float>(sum);
-  norm[row] = static_cast<float>(std::sqrt(dot(w, w, d)));
+  const float largest = largest_magnitude(w, d), inverse = largest > 0 ? 127 / largest : 1.0f;
+  const double its_norm = std::sqrt(dot(w, w, d));
+  // A row that int8 cannot tell passes always: fp32 decides.
+  if (!std::isfinite(its_norm) || !std::isfinite(inverse) || mostly_lost(w, d, inverse)) {
+    std::fill_n(q.data() + row * p, d, int8_t{0});
+    scale[row] = 1;
+    shift[row] = 0;
+    norm[row] = std::numeric_limits<float>::infinity();
+    return;
+  }
+  const int64_t sum = quantise(w, d, inverse, q.data() + row * p);
+  scale[row] = 1 / inverse;
+  shift[row] = -128.0f / inverse * static_cast<float>(sum);
+  norm[row] = static_cast<float>(its_norm);
 }
 
 namespace {

@@ -119,6 +119,15 @@ MEGADICT_CLONES float largest_magnitude(const float* x, int64_t d) {
   return largest;
 }
 
+MEGADICT_CLONES bool mostly_lost(const float* x, int64_t d, float inverse) {
+  int32_t present = 0, lost = 0;
+  for (int64_t i = 0; i < d; ++i) {
+    present += x[i] != 0;
+    lost += x[i] != 0 && std::fabs(x[i] * inverse) < 0.5f;
+  }
+  return 2 * lost > present;
+}
+
 MEGADICT_CLONES int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q) {
   int32_t sum = 0;
   for (int64_t i = 0; i < d; ++i) {

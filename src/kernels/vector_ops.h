@@ -29,6 +29,9 @@ void update_row(float* w, const float* g, float* m, float* v, int64_t d, float a
 void scale_to_unit(float* w, int64_t d);  // a zero row stays
 
 float largest_magnitude(const float* x, int64_t d);  // not finite where an element is not
+// Whether more than half of the elements that are not zero round to zero at that scale: what is
+// left says too little of the row.
+bool mostly_lost(const float* x, int64_t d, float inverse);
 // q = x * inverse, rounded; the rest of q is left. Returns the sum of q.
 int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q);
 

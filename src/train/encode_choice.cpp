@@ -1,7 +1,10 @@
 #include "train/encode_choice.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -13,11 +16,9 @@ namespace megadict {
 
 namespace {
 
-constexpr int64_t kRows = 512, kExactRows = 128;
-
 // Rows as the encoder sees them.
 at::Tensor first_rows(const TrainJob& job, const TrainState& state) {
-  const std::vector<int64_t> ids = job.plan->sample(kRows);
+  const std::vector<int64_t> ids = job.plan->sample(64 * std::max(at::get_num_threads(), 1));
   at::Tensor x = at::empty({static_cast<int64_t>(ids.size()), job.data->width()}, at::kFloat);
   read_rows(*job.data, ids, x.mutable_data_ptr<float>());
   const Normalization& normalization = state.normalization;
@@ -29,24 +30,22 @@ struct Rates {
   double fp32 = 0, screen = 0;  // rows/s
 };
 
+// Both on as many blocks of rows as there are threads, after a call that is not timed.
 Rates measure(const TrainJob& job, const TrainState& state) {
   const Dictionary& dictionary = state.dictionary;
   const at::Tensor x = first_rows(job, state);
-  const at::Tensor few = x.narrow(0, 0, std::min(kExactRows, x.size(0)));
-  const auto seconds = [](auto&& work) {
-    const double start = seconds_now();
-    work();
-    return seconds_now() - start;
-  };
+  const EncodeArgs args{x, dictionary.w_enc_ld, dictionary.b_enc_l};
   const int64_t k = dictionary.config.k;
+  const auto rate = [&](auto&& encode) {
+    encode();
+    const double start = seconds_now();
+    encode();
+    return static_cast<double>(x.size(0)) / (seconds_now() - start);
+  };
   Rates rates;
-  rates.fp32 = static_cast<double>(few.size(0)) / seconds([&] {
-                 kCpuKernels.topk({few, dictionary.w_enc_ld, dictionary.b_enc_l}, k);
-               });
+  rates.fp32 = rate([&] { kCpuKernels.topk(args, k); });
   Screen screen(dictionary.w_enc_ld);
-  const EncodeArgs all{x, dictionary.w_enc_ld, dictionary.b_enc_l};
-  screen.topk(all, k);  // learns its threshold
-  rates.screen = static_cast<double>(x.size(0)) / seconds([&] { screen.topk(all, k); });
+  rates.screen = rate([&] { screen.topk(args, k); });
   return rates;
 }
 
@@ -61,25 +60,27 @@ double least(const Mesh& mesh, double value, const char* name) {
 std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainState& state) {
   const std::string& asked = job.kernels.encode;
   if (asked == "fp32") return asked;
-  const bool here = all_screen_tiles().front().available();
+  const bool cuda = job.device.is_cuda();
+  const bool here =
+      !cuda && all_screen_tiles().front().available() && state.dictionary.d <= Screen::kWidestRow;
   const bool everywhere = least(mesh, here ? 1 : 0, "screens available") > 0;
-  if (asked != "auto") {
-    if (!everywhere)
-      fail_agreed(
-          ExitCode::usage,
-          fmt::format("kernels.encode = {}: the processor of some rank has no AVX-512 VNNI", asked),
-          "--kernels.encode fp32");
-    return asked;
-  }
   const auto exact = [](const std::string& why) {
     note("kernels.encode: fp32 (" + why + ")");
     return std::string("fp32");
   };
-  if (job.device.is_cuda() || !activation_named(job.model.activation).screened)
+  constexpr const char* kNoScreen =
+      "on some rank there is no AVX-512 VNNI, or a GPU, or rows are wider than 65536";
+  if (asked != "auto") {
+    if (everywhere) return asked;
+    if (job.encode_was_auto) return exact(kNoScreen);
+    fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, kNoScreen),
+                "--kernels.encode fp32");
+  }
+  if (cuda || !activation_named(job.model.activation).screened)
     return "fp32";  // nothing to choose from
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";
-  if (!everywhere) return exact("no AVX-512 VNNI here");
+  if (!everywhere) return exact(kNoScreen);
   const Rates mine = measure(job, state);
   const Rates rates{least(mesh, mine.fp32, "fp32 rate"), least(mesh, mine.screen, "screen rate")};
   if (rates.fp32 >= rates.screen)

@@ -20,6 +20,7 @@ struct TrainJob {
   ModelConfig model;
   StepConfig step;
   KernelConfig kernels;
+  bool encode_was_auto = false;  // kernels.encode is what `auto` picked before a resume
   RunConfig run;
   LogConfig log;
   CheckpointConfig checkpoint;

@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -86,6 +87,8 @@ Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
     for (uint32_t i = 0; i < kCheckedRows; ++i)
       check.push_back(static_cast<int64_t>(rng.bits64(static_cast<uint64_t>(micro), i) %
                                            static_cast<uint64_t>(rows.real_rows())));
+  std::sort(check.begin(), check.end());
+  check.erase(std::unique(check.begin(), check.end()), check.end());
   return forward(step.mesh, step.state.dictionary, rows, {screen_of(step), check});
 }
 
