@@ -42,7 +42,8 @@ TrainState make_state(const Mesh& mesh, const StepBench& options) {
   TrainState state;
   state.dictionary = empty_dictionary(model, options.latents, options.width, own, padded, at::kCPU);
   at::manual_seed(static_cast<uint64_t>(2 + mesh.feature_index));
-  unit_rows(state.dictionary.w_dec_ld.normal_());
+  at::Tensor w_dec = state.dictionary.w_dec_ld;
+  unit_rows(at::randn_out(w_dec, w_dec.sizes()));
   state.dictionary.w_enc_ld.copy_(state.dictionary.w_dec_ld).mul_(0.3);
   state.var_total = 1;
   state.tokens = 1;
