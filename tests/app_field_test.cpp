@@ -9,6 +9,7 @@
 #include <set>
 
 #include "app/fields.h"
+#include "base/error.h"
 #include "support/temp_folder.h"
 
 namespace megadict {
@@ -36,6 +37,20 @@ TEST(Fields, EachHasItsOwnMemberAndAHelpText) {
     ++count;
   });
   EXPECT_EQ(count, fields_of(config).size());
+}
+
+TEST(Fields, WordsStandForNumbers) {
+  double rate = 0.5;
+  const Field field{"optim.lr", &rate, "", "rate", or_word(between(0, 10), {{"auto", -1.0}})};
+  set_field(field, "auto", "here");
+  EXPECT_EQ(rate, -1);
+  EXPECT_EQ(value_text(field), "auto");
+  EXPECT_EQ(allowed_text(field), "a number, 0 to 10, or auto");
+  EXPECT_NO_THROW(check_field(field, "config"));
+  for (const char* text : {"-1", "Auto", "aut", "11"})  // its number is not for users
+    EXPECT_THROW(set_field(field, text, "here"), Error) << text;
+  set_field(field, "0.25", "here");
+  EXPECT_EQ(value_text(field), "0.25");
 }
 
 TEST(Fields, DefaultsAreAllowed) {

@@ -17,6 +17,7 @@ PlanInput small() {
   in.latents = 128;
   in.k = 4;
   in.batch = in.micro = 64;
+  in.tokens = false;
   return in;
 }
 
@@ -80,6 +81,39 @@ TEST(Transfers, PadSizesThatDoNotDivide) {
   EXPECT_EQ(bytes_of(all, "gradients W_enc"), 4 * 16 * 2);
   EXPECT_EQ(bytes_of(all, "rows b_enc"), 4 * 2);
   EXPECT_EQ(bytes_of(all, "fired latents"), 1);
+}
+
+// 2x2: 64 tokens of width 16, of which the other data row holds 32; 32 latents a rank, which have
+// 64 of the 256 codes, 32 of them of foreign tokens, on 32 (1 - 1/e) latents.
+TEST(Transfers, TokensOverTheDataAxis) {
+  PlanInput in = small();
+  in.tokens = true;
+  const auto dense = transfers(in, 2, 2);
+  EXPECT_EQ(bytes_of(dense, "rows to owners"), 4 * 16 * 32);
+  EXPECT_EQ(bytes_of(dense, "residual gradient to owners"), 4 * 16 * 32);
+  EXPECT_EQ(bytes_of(dense, "list sizes"), 16);
+  EXPECT_EQ(bytes_of(dense, "codes to owners"), static_cast<int64_t>(8 * (32 + 32 * 0.6321206)));
+  EXPECT_EQ(bytes_of(dense, "rows W_enc"), 4 * 16 * 32);
+  in.lazy = true;  // rows that 64 codes fall on, with bias and number
+  const auto lazy = transfers(in, 2, 2);
+  EXPECT_EQ(bytes_of(lazy, "updated rows"),
+            4 * (2 * 16 + 2) * static_cast<int64_t>(32 * 0.8646647));
+  EXPECT_EQ(total_bytes(transfers(in, 1, 4), "data"), 0);
+}
+
+TEST(Transfers, TheCheaperExchangeDependsOnBatchAndLatents) {
+  PlanInput in = small();
+  in.width = 768;
+  in.k = 32;
+  in.lazy = true;
+  in.latents = 131072;
+  in.batch = in.micro = 4096;
+  EXPECT_STREQ(cheaper_exchange(in, 2, 2), "tokens");
+  in.batch = in.micro = 1 << 20;
+  EXPECT_STREQ(cheaper_exchange(in, 2, 2), "gradients");
+  in.batch = in.micro = 4096;
+  in.clips = true;
+  EXPECT_STREQ(cheaper_exchange(in, 2, 2), "gradients");
 }
 
 TEST(Transfers, MicroBatchesSumUp) {

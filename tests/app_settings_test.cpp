@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "support/temp_folder.h"
+#include "train/schedule.h"
 
 namespace megadict {
 namespace {
@@ -24,7 +25,7 @@ TEST(CheckAgainstData, ResolvesEveryZero) {
   EXPECT_EQ(c.data.tokens, 98304);
   EXPECT_EQ(c.data.micro_batch_size, 2048);
   EXPECT_EQ(c.model.n_latents, 32 * 576);
-  EXPECT_DOUBLE_EQ(c.optim.lr, 2e-4 / std::sqrt(32 * 576 / 16384.0));
+  EXPECT_DOUBLE_EQ(c.optim.lr, 0.003);  // 2e-4 / sqrt(18432 / 16384) * sqrt(1e5 / 400), two digits
   EXPECT_EQ(c.optim.warmup_steps, 20);
   EXPECT_EQ(c.dead.k_aux, 288);
   EXPECT_EQ(c.dead.window_tokens, 9830);
@@ -35,6 +36,24 @@ TEST(CheckAgainstData, ResolvesEveryZero) {
         "dead.k_aux", "dead.window_tokens", "mesh.data", "mesh.feature"})
     EXPECT_EQ(source_of(s, name), "resolved") << name;
   EXPECT_EQ(source_of(s, "model.k"), "default");
+}
+
+TEST(CheckAgainstData, LearningRateByRule) {
+  const auto resolved = [](double lr, int64_t steps) {
+    Settings s;
+    s.config.model.n_latents = 65536;
+    s.config.optim.lr = lr;
+    DataFacts facts = kFacts;
+    facts.steps = steps;
+    check_against_data(s, facts);
+    return s.config.optim.lr;
+  };
+  EXPECT_DOUBLE_EQ(resolved(kFieldRate, 400), 1e-4);
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 100000), 1e-4);
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 1000000), 1e-4);  // never below the field's
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 1000), 1e-3);
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 10), 1.6e-3);    // nor far above
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 0), kAutoRate);  // a plan without a length
 }
 
 TEST(CheckAgainstData, LeavesWhatWasGiven) {

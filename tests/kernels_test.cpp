@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/fixed_point.h"
 #include "kernels/kernel_set.h"
 #include "kernels/order.h"
 
@@ -119,6 +120,12 @@ TEST_P(Kernels, DecodeAndRowGradientsMatchDenseAlgebra) {
   const at::Tensor z = dense(codes), w_dec = at::randn({s.l, s.d}), g = at::randn({s.b, s.d});
   EXPECT_TRUE(at::allclose(set().decode(codes, w_dec), z.mm(w_dec), 1e-4, 1e-4));
 
+  const double up = std::exp2(40);
+  const at::Tensor fixed = set().decode_fixed(codes, w_dec, up);
+  EXPECT_TRUE(at::equal(fixed, kTensorKernels.decode_fixed(codes, w_dec, up)));
+  EXPECT_TRUE(at::allclose(fixed.to(at::kDouble) / up, z.to(at::kDouble).mm(w_dec.to(at::kDouble)),
+                           1e-9, 1e-9));
+
   const LatentCodes by_latent = set().by_latent(codes);
   for (double l1 : {0.0, 0.7}) {
     RowGradients out{at::ones({s.l, s.d}), at::ones({s.l, s.d}), at::ones({s.l})};
@@ -226,6 +233,15 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
       EXPECT_EQ(result.skipped, 0);
       EXPECT_NEAR(result.square, reference.square, 1e-4 * reference.square);
       EXPECT_TRUE(at::allclose(result.b_dec_d, reference.b_dec_d, 1e-3, 1e-3)) << optimiser.name;
+      UpdateArgs fixed = args;
+      fixed.b_dec_up = std::exp2(30);
+      LatentRows again = latent_rows();
+      const at::Tensor in_units = set().row_pass(sources, again, fixed).b_dec_d;
+      EXPECT_EQ(in_units.scalar_type(), at::kLong);
+      EXPECT_TRUE(at::equal(again.w_dec.w, rows.w_dec.w)) << optimiser.name;
+      EXPECT_TRUE(
+          at::allclose(in_units.to(at::kDouble) / fixed.b_dec_up, result.b_dec_d, 1e-6, 1e-5))
+          << optimiser.name;
       // A sign may differ where a gradient is nearly zero.
       const double share = optimiser.kind == OptimiserKind::sign_sgd ? 0.01 : 0;
       for (const auto& [got, expected] : {std::pair{rows.w_enc, want.w_enc},
@@ -305,6 +321,33 @@ TEST(KernelsEdge, NoRows) {
     const Codes codes = set.positive({x, w, bias});
     EXPECT_EQ(set.decode(codes, w).size(0), 0);
     EXPECT_EQ(set.by_latent(codes).latent_start.size(0), 8);
+  }
+}
+
+TEST(FixedPoint, SumsDoNotOverflowAndDoNotDependOnOrder) {
+  for (double largest : {1e-30, 0.7, 1.0, 3.0, 1e12})
+    for (int64_t terms : {int64_t{1}, int64_t{3}, int64_t{4096}, int64_t{1} << 30}) {
+      const FixedPoint unit = fixed_point(largest, terms);
+      EXPECT_EQ(unit.up * unit.down, 1.0);
+      EXPECT_LE(largest * unit.up, std::exp2(51));
+      EXPECT_LE(largest * unit.up * static_cast<double>(terms), std::exp2(62));
+      EXPECT_GE(largest * unit.up * 4,
+                std::min(std::exp2(51), std::exp2(62) / static_cast<double>(terms)));
+    }
+  EXPECT_EQ(fixed_point(0, 5).up, 1);
+  for (double x : {0.0, 0.5, 1.5, -0.5, -2.5, 1e15 + 0.25, -2251799813685247.5})
+    EXPECT_EQ(rounded(x), static_cast<int64_t>(std::nearbyint(x))) << x;
+}
+
+TEST(FixedPoint, LargestMagnitudeSeesWhatIsNotFinite) {
+  at::Tensor x = at::zeros({3, 700000});
+  EXPECT_EQ(largest_magnitude(x.narrow(0, 0, 0)), 0);
+  x[2][5] = -4;
+  EXPECT_EQ(largest_magnitude(x), 4);
+  for (float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    x[1][699999] = bad;
+    EXPECT_EQ(largest_magnitude(x), std::numeric_limits<double>::infinity());
   }
 }
 

@@ -107,10 +107,7 @@ TEST_P(Parity, ReplicasAgree) {
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
     Bench bench(c, small_problem(c), test_world(), shape);
     StepWorkspace workspace = make_workspace(bench.state, c.encode);
-    int64_t index = 0;
-    train_step(
-        bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false, bench.state,
-        workspace);
+    step_of(bench, c, workspace);
     at::Tensor low = bench.state.dictionary.w_enc_ld.clone(), high = low.clone();
     bench.mesh.data->all_reduce({low.mutable_data_ptr(), low.numel()}, ReduceOp::min, "test low");
     bench.mesh.data->all_reduce({high.mutable_data_ptr(), high.numel()}, ReduceOp::max,
@@ -128,13 +125,7 @@ TEST_P(Parity, AScreenFollowsTheUpdates) {
     bench.config.optim.lr = 0.05;  // rows move by several steps of int8
     StepWorkspace workspace = make_workspace(bench.state, encode);
     std::vector<double> out;
-    for (int step = 0; step < 4; ++step) {
-      int64_t index = 0;
-      out.push_back(train_step(
-                        bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false,
-                        bench.state, workspace)
-                        .fvu);
-    }
+    for (int step = 0; step < 4; ++step) out.push_back(step_of(bench, c, workspace).fvu);
     return out;
   };
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
@@ -153,7 +144,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"topk_screened", "topk", "linear", 61, 0, 1.0 / 32, "screen_int8"},
                     Case{"topk_screened_micro", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8"},
                     Case{"topk_screened_tied", "topk", "tied", 61, 0, 0, "screen_int8"},
+                    Case{"topk_gradients", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "gradients"},
+                    Case{"topk_micro_gradients", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8",
+                         "gradients"},
                     Case{"relu", "relu", "linear", 61, 0, 0},
+                    Case{"relu_gradients", "relu", "tied", 61, 16, 0, "fp32", "gradients"},
                     Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
                     Case{"relu_tied", "relu", "tied", 5, 0, 0},
                     Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32}),

@@ -74,7 +74,8 @@ void say_model(const Settings& settings, const PlanInput& in, const DataFacts& f
   say(fmt::format("steps        {}", facts.steps > 0 ? fmt::format("{} ({} rows)", facts.steps,
                                                                    settings.config.data.tokens)
                                                      : "not known: give --data.tokens or --rows"));
-  say(fmt::format("optim.lr     {:.4g} ({})", settings.config.optim.lr,
+  const double lr = settings.config.optim.lr;
+  say(fmt::format("optim.lr     {} ({})", lr > 0 ? fmt::format("{:.4g}", lr) : "auto",
                   source_of(settings, "optim.lr")));
   say(fmt::format("checkpoint   {}; at most {} on disk with {} kept",
                   bytes_text(on_disk.checkpoint), bytes_text(on_disk.peak), in.keep));

@@ -25,6 +25,7 @@
 #include "model/saved.h"
 #include "train/encode_choice.h"
 #include "train/run_log.h"
+#include "train/schedule.h"
 #include "train/start.h"
 
 namespace megadict {
@@ -122,6 +123,10 @@ BatchPlan settle(Settings& settings, const StartPoint& start, const TrainData& d
                         .ranks = ranks};
   check_against_data(settings, facts);
   report_differences(start, settings);
+  if (source_of(settings, "optim.lr") == "resolved")
+    say(fmt::format("optim.lr {:g} for {} latents and {} steps (the field's rule: {:.2g})",
+                    config.optim.lr, config.model.n_latents, facts.steps,
+                    field_rate(config.model.n_latents)));
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
   return BatchPlan(data.rows, config.data, config.run.seed, data.survivors);
 }
@@ -193,7 +198,8 @@ int run_train(Launch& launch, const Args& args) {
   const Mesh mesh = make_mesh(world, config.mesh);
   TrainJob job{.data_config = config.data,
                .model = config.model,
-               .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps()},
+               .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps(),
+                        config.mesh.exchange, config.run.deterministic},
                .kernels = config.kernels,
                .encode_was_auto = source_of(settings, "kernels.encode") == "resolved",
                .run = config.run,

@@ -115,6 +115,32 @@ void parse_into(const Field& field, std::string_view text, const std::string& wh
   refuse(field, text, where, "not an integer");
 }
 
+// The word whose number the field holds; "" where there is none.
+std::string word_of(const Field& field) {
+  for (const auto& [word, number] : field.allowed.words)
+    if (*std::get<double*>(field.target) == number) return word;
+  return "";
+}
+
+void check_range(const Field& field, const std::string& where) {
+  const Allowed& allowed = field.allowed;
+  const auto check = [&](const auto& value) {
+    using T = std::decay_t<decltype(value)>;
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (allowed.choices.empty()) return;
+      for (const std::string& choice : allowed.choices)
+        if (choice == value) return;
+      const std::string near = nearest_name(value, allowed.choices);
+      refuse(field, value, where, "not a known value",
+             near.empty() ? "" : fmt::format("did you mean '{}'?", near));
+    } else if constexpr (!std::is_same_v<T, bool>) {
+      if (!in_range(allowed, static_cast<long double>(value)))
+        refuse(field, value_text(field), where, "out of range");
+    }
+  };
+  std::visit([&](const auto* value) { check(*value); }, field.target);
+}
+
 }  // namespace
 
 Allowed anything() {
@@ -141,32 +167,28 @@ Allowed one_of(std::vector<std::string> choices) {
   return {.choices = std::move(choices)};
 }
 
+Allowed or_word(Allowed allowed, std::vector<std::pair<std::string, double>> words) {
+  allowed.words = std::move(words);
+  return allowed;
+}
+
 void set_field(const Field& field, std::string_view text, const std::string& where) {
   if (text.empty()) refuse(field, text, where, "no value");
+  for (const auto& [word, number] : field.allowed.words)
+    if (word == text) {
+      *std::get<double*>(field.target) = number;
+      return;
+    }
   std::visit([&](auto* value) { parse_into(field, text, where, *value); }, field.target);
-  check_field(field, where);
+  check_range(field, where);
 }
 
 void check_field(const Field& field, const std::string& where) {
-  const Allowed& allowed = field.allowed;
-  const auto check = [&](const auto& value) {
-    using T = std::decay_t<decltype(value)>;
-    if constexpr (std::is_same_v<T, std::string>) {
-      if (allowed.choices.empty()) return;
-      for (const std::string& choice : allowed.choices)
-        if (choice == value) return;
-      const std::string near = nearest_name(value, allowed.choices);
-      refuse(field, value, where, "not a known value",
-             near.empty() ? "" : fmt::format("did you mean '{}'?", near));
-    } else if constexpr (!std::is_same_v<T, bool>) {
-      if (!in_range(allowed, static_cast<long double>(value)))
-        refuse(field, value_text(field), where, "out of range");
-    }
-  };
-  std::visit([&](const auto* value) { check(*value); }, field.target);
+  if (word_of(field).empty()) check_range(field, where);
 }
 
 std::string value_text(const Field& field) {
+  if (const std::string word = word_of(field); !word.empty()) return word;
   const auto text = [](const auto& value) -> std::string {
     using T = std::decay_t<decltype(value)>;
     if constexpr (std::is_same_v<T, std::string>)
@@ -185,17 +207,20 @@ std::string allowed_text(const Field& field) {
     if (field.allowed.choices.empty()) return "any text that is not empty";
     return fmt::format("{}", fmt::join(field.allowed.choices, ", "));
   }
-  const std::string kind =
-      std::holds_alternative<double*>(field.target) ? "a number" : "an integer";
+  std::string text = std::holds_alternative<double*>(field.target) ? "a number" : "an integer";
   const std::string range = range_text(field.allowed);
-  return range.empty() ? kind : kind + ", " + range;
+  if (!range.empty()) text += ", " + range;
+  for (const auto& [word, number] : field.allowed.words) text += ", or " + word;
+  return text;
 }
 
 std::string short_allowed_text(const Field& field) {
   if (std::holds_alternative<bool*>(field.target)) return "true, false";
   if (!field.allowed.choices.empty())
     return fmt::format("{}", fmt::join(field.allowed.choices, ", "));
-  return range_text(field.allowed);
+  std::string text;
+  for (const auto& [word, number] : field.allowed.words) text += word + ", ";
+  return text + range_text(field.allowed);
 }
 
 std::string in_quotes(std::string_view text) {

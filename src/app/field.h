@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -18,14 +19,16 @@ enum class OnResume {
   free     // allowed
 };
 
-// Numbers: from low to high, either end may be excluded. Text: one of `choices` where there are
-// any, else whatever is not empty.
+// Numbers: from low to high, either end may be excluded, or one of the `words`, each of which
+// stands for a number outside. Text: one of `choices` where there are any, else whatever is not
+// empty.
 struct Allowed {
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
   bool low_excluded = false;
   bool high_excluded = false;
   std::vector<std::string> choices = {};
+  std::vector<std::pair<std::string, double>> words = {};
 };
 
 Allowed anything();
@@ -34,6 +37,7 @@ Allowed above(double low);
 Allowed between(double low, double high);
 Allowed from_to_below(double low, double high);  // low included, high excluded
 Allowed one_of(std::vector<std::string> choices);
+Allowed or_word(Allowed allowed, std::vector<std::pair<std::string, double>> words);
 
 using FieldTarget = std::variant<std::string*, bool*, int*, int64_t*, uint64_t*, double*>;
 

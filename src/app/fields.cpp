@@ -1,5 +1,7 @@
 #include "app/fields.h"
 
+#include "train/schedule.h"
+
 namespace megadict {
 
 namespace {
@@ -58,8 +60,9 @@ Fields model_fields(ModelConfig& c) {
 Fields optim_fields(OptimConfig& c) {
   return {
       {"optim.name", &c.name, "", "optimiser", one_of({"adam", "adam_b1_0", "sign_sgd"}), fixed},
-      {"optim.lr", &c.lr, "", "learning rate; 0 = 2e-4 / sqrt(n_latents / 2^14)", between(0, 10),
-       notice},
+      {"optim.lr", &c.lr, "",
+       "learning rate; field = 2e-4 / sqrt(n_latents / 2^14), auto = higher for short runs",
+       or_word(between(0, 10), {{"auto", kAutoRate}, {"field", kFieldRate}}), notice},
       {"optim.beta1", &c.beta1, "", "decay of Adam's first moment", from_to_below(0, 1), notice},
       {"optim.beta2", &c.beta2, "", "decay of Adam's second moment", from_to_below(0, 1), notice},
       {"optim.eps", &c.eps, "", "Adam's epsilon beside gradients summed over the batch",
@@ -104,6 +107,12 @@ Fields run_fields(RunConfig& c) {
       {"run.device", &c.device, "", "where tensors live", one_of({"cpu", "cuda"})},
       {"run.threads", &c.threads, "threads", "per rank; 0 = cpus / ranks that share them",
        between(0, 4096)},
+      {"run.deterministic",
+       &c.deterministic,
+       "",
+       "the same weights on every mesh and any threads, bit for bit; slower",
+       {},
+       notice},
       {"run.check_memory", &c.check_memory, "",
        "refuse a run that the node's free memory cannot hold"},
   };
@@ -130,6 +139,9 @@ Fields mesh_and_debug_fields(MeshConfig& mesh, DebugConfig& debug) {
       {"mesh.data", &mesh.data, "ranks", "parts of the batch; 0 = auto", between(0, 1048576)},
       {"mesh.feature", &mesh.feature, "ranks", "parts of the dictionary; 0 = auto, this axis first",
        between(0, 1048576)},
+      {"mesh.exchange", &mesh.exchange, "",
+       "what crosses the data axis: row gradients, or tokens and codes; auto = the fewer bytes",
+       one_of({"auto", "gradients", "tokens"})},
       {"debug.watchdog_s", &debug.watchdog_s, "s", "a longer collective ends the job; 0 = never",
        between(0, 1e7)},
       {"debug.check_collectives", &debug.check_collectives, "",

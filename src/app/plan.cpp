@@ -47,21 +47,77 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
                       std::vector<Transfer>& out) {
   const int64_t foreign = foreign_rows(in, data_size, feature_size);
   const int64_t vectors = kFloat * in.width * foreign, thresholds = 2 * kFloat * foreign;
+  const int64_t partial = in.deterministic ? 2 * vectors : vectors;  // 64-bit sums
   out.push_back({"0", "rows", "feature", in.sample_bytes * in.width * foreign});
   if (in.topk) {
     const int64_t places = candidate_width(in.k, feature_size);
     out.push_back({"2", "topk candidates", "feature", kFloat * places * foreign});
     out.push_back({"3", "topk thresholds", "feature", thresholds});
   }
-  out.push_back({"4", "reconstruction", "feature", vectors});
+  out.push_back({"4", "reconstruction", "feature", partial});
   out.push_back({"5", "residual gradient", "feature", vectors});
   if (in.k_aux == 0) return;
   const int64_t places = candidate_width(in.k_aux, feature_size);
   out.push_back({"aux", "dead counts", "feature", kCounter * (feature_size - 1)});
   out.push_back({"aux", "topk candidates", "feature", kFloat * places * foreign});
   out.push_back({"aux", "topk thresholds", "feature", thresholds});
-  out.push_back({"aux", "auxk reconstruction", "feature", vectors});
+  out.push_back({"aux", "auxk reconstruction", "feature", partial});
   out.push_back({"aux", "auxk residual gradient", "feature", vectors});
+}
+
+void add_all_rows(const PlanInput& in, int data_size, int feature_size,
+                  std::vector<Transfer>& out) {
+  const int64_t foreign =
+      kFloat * ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
+  out.push_back({"7", "rows W_enc", "data", foreign * in.width});
+  out.push_back({"7", "rows W_dec", "data", in.tied ? 0 : foreign * in.width});
+  out.push_back({"7", "rows b_enc", "data", foreign});
+}
+
+// Option B: gradients to the rows' owners, all rows back.
+void add_gradients(const PlanInput& in, int data_size, int feature_size,
+                   std::vector<Transfer>& out) {
+  const int64_t latents = largest_shard(in.latents, feature_size);
+  const int64_t foreign = kFloat * ceil_div(latents, data_size) * (data_size - 1);
+  const int64_t w_enc = foreign * in.width, w_dec = in.tied ? 0 : w_enc;
+  out.push_back({"7", "gradients W_enc", "data", w_enc});
+  out.push_back({"7", "gradients W_dec", "data", w_dec});
+  out.push_back({"7", "gradients b_enc", "data", foreign});
+  add_all_rows(in, data_size, feature_size, out);
+}
+
+// Option D: rows, residual gradient and codes of all tokens to the latents' owners, updated rows
+// back: those with a code, where the optimiser leaves the others alone.
+void add_tokens(const PlanInput& in, int data_size, int feature_size, std::vector<Transfer>& out) {
+  const int64_t others = data_size - 1;
+  int64_t rows = 0, parts = 0;  // of the other data rows
+  for (int64_t begin = 0; begin < in.batch; begin += in.micro, ++parts)
+    rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size * others;
+  const int64_t latents = ceil_div(largest_shard(in.latents, feature_size), data_size);
+  const auto share = [&](int64_t per_row) {  // of the codes on a rank's own rows
+    return static_cast<double>(in.batch) * static_cast<double>(per_row) / data_size / feature_size;
+  };
+  const auto lists = [&](int64_t per_row) {  // from the other data rows, headers and entries
+    const double codes = share(per_row) / data_size;
+    const double headers =
+        touched_latents(static_cast<double>(latents), codes / static_cast<double>(parts)) *
+        static_cast<double>(parts);
+    return static_cast<int64_t>(static_cast<double>(others * 2 * kFloat) * (codes + headers));
+  };
+  const int64_t codes = in.topk ? in.k : in.latents / 2, sizes = 2 * kCounter * others * parts;
+  out.push_back({"7", "rows to owners", "data", in.sample_bytes * in.width * rows});
+  out.push_back({"7", "residual gradient to owners", "data", kFloat * in.width * rows});
+  out.push_back({"7", "list sizes", "data", sizes * (in.k_aux > 0 ? 2 : 1)});
+  out.push_back({"7", "codes to owners", "data", lists(codes), true});
+  if (in.k_aux > 0) {
+    out.push_back({"aux", "auxk residual gradient to owners", "data", kFloat * in.width * rows});
+    out.push_back({"aux", "auxk codes to owners", "data", lists(in.k_aux), true});
+  }
+  if (!in.lazy) return add_all_rows(in, data_size, feature_size, out);
+  const double touched = touched_latents(static_cast<double>(latents), share(codes));
+  out.push_back({"7", "row counts", "data", kCounter * others});
+  out.push_back({"7", "updated rows", "data",
+                 kFloat * (row_numbers(in) + 1) * others * static_cast<int64_t>(touched), true});
 }
 
 bool is_screened(const PlanInput& in, int64_t latents) {
@@ -76,13 +132,26 @@ int64_t encode_bytes(const PlanInput& in, int64_t latents) {
   return hits + (screened ? QuantisedRows::padded(in.width) : kFloat * in.width);
 }
 
+// What the one pass keeps of the batch's other micro-batches and, where tokens are exchanged, of
+// the other data rows: x - b_dec, gradients and codes.
+int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
+  if (in.clips || (data_size > 1 && !in.tokens)) return 0;
+  int64_t rows = 0;
+  for (int64_t begin = 0; begin < in.batch; begin += in.micro)
+    rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
+  rows = rows * data_size - slot_rows(in, in.batch, data_size, feature_size) * feature_size;
+  const int64_t vectors = in.k_aux > 0 ? 3 : 2;
+  const int64_t codes = (in.topk ? in.k : in.latents / 2) / feature_size;
+  return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
+}
+
 // Bytes of one micro-batch in flight, at its fullest, and of the queue.
 int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
   const int64_t slot = slot_rows(in, in.batch, data_size, feature_size);
   const int64_t rows = slot * feature_size, vector = kFloat * in.width;
   const int64_t queue = in.queue * slot * (in.sample_bytes * in.width + kCounter);
   // x, x - b_dec, and partial reconstructions or the residual's gradient.
-  const int64_t whole = 3 * vector * rows;
+  const int64_t whole = (in.deterministic ? 4 : 3) * vector * rows;
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
@@ -90,7 +159,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   const int64_t codes = in.topk ? std::min(in.k, latents) : latents / 2;
   const int64_t aux_codes = std::min(in.k_aux, latents);
   const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
-  return queue + whole + own + rows * encode_bytes(in, latents) +
+  return queue + whole + own + kept_bytes(in, data_size, feature_size) +
+         rows * encode_bytes(in, latents) +
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
 }
 
@@ -114,6 +184,8 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.moments = (optimiser.first_moment ? 1 : 0) + (optimiser.second_moment ? 1 : 0);
   in.lazy = optimiser.lazy;
   in.clips = config.optim.clip_norm > 0;
+  in.tokens = config.mesh.exchange != "gradients";
+  in.deterministic = config.run.deterministic;
   if (config.kernels.encode == "screen_int8")
     in.screen = PlanInput::Screen::always;
   else if (config.kernels.encode == "auto" && in.topk && config.run.device == "cpu")
@@ -126,19 +198,34 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   add_feature_axis(in, data_size, feature_size, out);
   const int64_t ranks = int64_t{data_size} * feature_size, others = data_size - 1;
   const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
-  if (in.k_aux > 0) out.push_back({"aux", "auxk sums", "world", all_reduced(2 * kDouble)});
-  const int64_t latents = largest_shard(in.latents, feature_size);
-  const int64_t foreign = kFloat * ceil_div(latents, data_size) * others;
-  const int64_t w_enc = foreign * in.width, w_dec = in.tied ? 0 : w_enc;
-  out.push_back({"7", "gradients W_enc", "data", w_enc});
-  out.push_back({"7", "gradients W_dec", "data", w_dec});
-  out.push_back({"7", "gradients b_enc", "data", foreign});
-  out.push_back({"7", "rows W_enc", "data", w_enc});
-  out.push_back({"7", "rows W_dec", "data", w_dec});
-  out.push_back({"7", "rows b_enc", "data", foreign});
+  if (in.k_aux > 0)
+    out.push_back({"aux", "auxk sums", "world",
+                   all_reduced(2 * kDouble) + (in.deterministic ? all_reduced(kDouble) : 0)});
+  if (in.deterministic) {
+    const int64_t decodes = ceil_div(in.batch, in.micro) * (in.k_aux > 0 ? 2 : 1);
+    out.push_back({"4", "largest code", "world", decodes * all_reduced(2 * kDouble)});
+    out.push_back({"8", "largest gradient", "world", all_reduced(4 * kDouble)});
+    out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
+  }
+  (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
   out.push_back({"8", "step sums", "world", all_reduced(kFloat * (in.width + kScalars))});
+  const int64_t latents = largest_shard(in.latents, feature_size);
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
   return out;
+}
+
+const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size) {
+  if (in.clips) return "gradients";
+  const auto moved = [&](bool tokens) {
+    PlanInput with = in;
+    with.tokens = tokens;
+    return total_bytes(transfers(with, data_size, feature_size), "data");
+  };
+  return moved(true) <= moved(false) ? "tokens" : "gradients";
+}
+
+double touched_latents(double latents, double codes) {
+  return latents * (1 - std::exp(-codes / latents));
 }
 
 int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis) {
@@ -155,7 +242,7 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   MemoryPlan plan;
   plan.weights = row * padded + b_dec;
   plan.moments = in.moments * (row * owned + b_dec) + (in.lazy ? kCounter * owned : 0);
-  const bool one_pass = data_size == 1 && in.micro >= in.batch && !in.clips;
+  const bool one_pass = (data_size == 1 || in.tokens) && !in.clips;
   plan.gradients = kDouble * in.width * (one_pass ? 1 + kBlockSums : 1);
   if (!one_pass) plan.gradients += row * padded + (data_size > 1 ? row * owned : 0);
   plan.average = in.average ? row * owned + b_dec : 0;

@@ -1,6 +1,6 @@
 // Memory, bytes on the wire and disk of a run on a mesh, by formula: pure functions, no data and
 // no ranks needed. Formulas: DESIGN section 8 ("Payloads", "Sizes that do not divide") with fp32
-// payloads, data axis option B (reduce-scatter of gradients, all-gather of updated rows).
+// payloads, data axis by options B and D of performance.md 5.4.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,8 @@ struct PlanInput {
   // it was asked for.
   enum class Screen { never, large_shards, always } screen = Screen::never;
   bool clips = false;  // optim.clip_norm: the gradient is kept whole before any update
+  bool tokens = true;  // mesh.exchange: tokens cross the data axis, not gradients
+  bool deterministic = false;
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).
@@ -42,12 +44,17 @@ struct Transfer {
   const char* name;
   const char* axis;  // "feature", "data", "world"
   int64_t bytes = 0;
+  bool estimate = false;  // depends on the data: how many codes fall on how many latents
 };
 
 // In the order of the step; the largest rank of the mesh where sizes do not divide. AuxK's are
-// those of a step with at least k_aux dead latents.
+// those of a step with at least k_aux dead latents. Estimates take all latents for alike.
 std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_size);
 int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis = "");
+// "gradients" or "tokens", whichever moves fewer bytes over the data axis (performance.md 5.4).
+const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size);
+// Of `latents` latents those that one of `codes` codes falls on, if all are alike.
+double touched_latents(double latents, double codes);
 
 // Bytes of the rank that holds most; without the program and its libraries.
 struct MemoryPlan {

@@ -15,12 +15,6 @@ constexpr double kFloat = 4;
 // Candidates of the screen evaluated beside the k best, measured: 35.6 for k = 32.
 constexpr double kRescored = 1.15;
 
-// Latents of a shard of `latents` that some of `codes` codes fall on, if all are alike: what a run
-// begins with; later fewer (performance.md 2.2).
-double touched(double latents, double codes) {
-  return latents * (1 - std::exp(-codes / latents));
-}
-
 }  // namespace
 
 TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ranks_per_node,
@@ -44,8 +38,8 @@ TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ran
   plan.decode = codes * row_bytes / random + 10 * rows * row_bytes / stream;
   const double copies = 2.0 + 2.0 * static_cast<double>(in.moments);  // of both row sets
   const double own = latents / data_size;
-  const double moved = in.lazy ? touched(own, codes) : own;
-  const bool one_pass = data_size == 1 && in.micro >= in.batch && !in.clips;
+  const double moved = in.lazy ? touched_latents(own, codes) : own;
+  const bool one_pass = (data_size == 1 || in.tokens) && !in.clips;
   plan.update = (2 * codes * row_bytes + (one_pass ? 0.0 : 4 * latents * row_bytes)) / random +
                 moved * copies * 2 * row_bytes / stream;
   if (screened) plan.update += moved * (d + row_bytes) / stream;

@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "app/fields.h"
+#include "app/plan.h"
 #include "base/error.h"
+#include "train/schedule.h"
 
 namespace megadict {
 
@@ -45,11 +47,18 @@ void resolve_model(Settings& settings, const DataFacts& facts) {
                        model.n_latents, model.n_latents));
 }
 
+// Two digits: nobody can tell rates apart better.
+double rounded_rate(double rate) {
+  return std::stod(fmt::format("{:.1e}", rate));
+}
+
 void resolve_optim(Settings& settings, const DataFacts& facts) {
   OptimConfig& optim = settings.config.optim;
-  const double latents = static_cast<double>(settings.config.model.n_latents);
-  if (optim.lr == 0) resolve(settings, "optim.lr", optim.lr, 2e-4 / std::sqrt(latents / 16384));
+  const int64_t latents = settings.config.model.n_latents;
+  if (optim.lr == kFieldRate) resolve(settings, "optim.lr", optim.lr, field_rate(latents));
   if (facts.steps <= 0) return;
+  if (optim.lr == kAutoRate)
+    resolve(settings, "optim.lr", optim.lr, rounded_rate(auto_rate(latents, facts.steps)));
   if (optim.warmup_steps == -1)
     resolve<int64_t>(settings, "optim.warmup_steps", optim.warmup_steps,
                      std::min<int64_t>(1000, facts.steps / 20));
@@ -85,10 +94,35 @@ void resolve_mesh_fields(Settings& settings, const DataFacts& facts) {
         fmt::format("mesh.feature = {} is more than model.n_latents = {}: a rank would own no "
                     "latent",
                     mesh.feature, latents));
+  if (mesh.exchange == "auto") {
+    const PlanInput in = plan_input(settings.config, facts.width, 4);
+    const char* fewer = cheaper_exchange(in, mesh.data, mesh.feature);
+    resolve(settings, "mesh.exchange", mesh.exchange,
+            std::string(settings.config.run.deterministic ? "tokens" : fewer));
+  }
   const int hang_rank = settings.config.debug.hang_rank;
   if (hang_rank >= facts.ranks)
     refuse(fmt::format("debug.hang_rank = {} with {} rank(s); allowed: -1 to {}", hang_rank,
                        facts.ranks, facts.ranks - 1));
+}
+
+// What has no version with the same bits on every mesh.
+void check_deterministic(const Config& config) {
+  const auto conflict = [](const std::string& what, const std::string& why, const char* hint) {
+    refuse(fmt::format("run.deterministic with {}: {}", what, why), hint);
+  };
+  const std::string& encode = config.kernels.encode;
+  if (config.run.device != "cpu")
+    conflict("run.device = " + config.run.device, "its products depend on their shape",
+             "run.device = cpu");
+  if (encode != "auto" && encode != "fp32")
+    conflict("kernels.encode = " + encode, "what a screen lets pass depends on the shard",
+             "kernels.encode = fp32");
+  if (config.optim.clip_norm > 0)
+    conflict("optim.clip_norm > 0", "the norm is a sum over ranks", "optim.clip_norm = 0");
+  if (config.mesh.exchange == "gradients")
+    conflict("mesh.exchange = gradients", "their sum depends on the data axis",
+             "mesh.exchange = tokens");
 }
 
 }  // namespace
@@ -119,6 +153,12 @@ void check_config(const Config& config) {
                     "it is for topk on a cpu",
                     model.activation, config.run.device),
         "kernels.encode = auto");
+  if (config.mesh.exchange == "tokens" && config.optim.clip_norm > 0)
+    refuse(
+        "mesh.exchange = tokens with optim.clip_norm > 0: clipping needs gradients before rows "
+        "move",
+        "mesh.exchange = gradients");
+  if (config.run.deterministic) check_deterministic(config);
   const DebugConfig& debug = config.debug;
   if (!debug.hang_at.empty() && debug.hang_rank < 0)
     refuse("debug.hang_at is set and debug.hang_rank is -1: which rank is to hang?");

@@ -13,6 +13,8 @@ namespace megadict {
 struct MeshConfig {
   int data = 0;     // 0 = auto: feature axis first
   int feature = 0;  // 0 = auto
+  // What crosses the data axis: auto | gradients | tokens (train/exchange.h, token_exchange.h).
+  std::string exchange = "auto";
 };
 
 struct Mesh {

@@ -13,6 +13,7 @@ void cpu_kth(const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Ten
 Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& tau_b,
                const at::Tensor& cut_b, int64_t first);
 at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld);
+at::Tensor cpu_decode_fixed(const Codes& codes, const at::Tensor& w_dec_ld, double up);
 LatentCodes cpu_by_latent(const Codes& codes);
 void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out);
 int64_t cpu_update_rows(Parameter& parameter, const at::Tensor& g, const at::Tensor& skipped_l,

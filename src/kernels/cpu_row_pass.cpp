@@ -141,6 +141,7 @@ class RowPass {
         tied_(rows.tied()),
         last_(rows.last_step_l.defined() ? rows.last_step_l.mutable_data_ptr<int64_t>() : nullptr),
         screen_(rows.screen),
+        first_(rows.first),
         args_(args),
         of_decoder_(row_update(args)) {
     UpdateArgs plain = args;
@@ -150,7 +151,8 @@ class RowPass {
   }
 
   // One latent; adds to the block's sums.
-  void visit(int64_t j, Gradient& gradient, double* b_dec, RowPassResult& sums) {
+  template <class Sum>
+  void visit(int64_t j, Gradient& gradient, Sum* b_dec, RowPassResult& sums) {
     gradient.clear();
     for (const Lists& source : sources_)
       if (const int64_t list = source.list_of(j); list >= 0)
@@ -163,19 +165,24 @@ class RowPass {
       return;
     }
     sums.square += square;
-    const float* e = enc_.w + j * enc_.d;
-    if (gradient.bias != 0)
-      for (int64_t i = 0; i < enc_.d; ++i) b_dec[i] -= gradient.bias * static_cast<double>(e[i]);
+    if (gradient.bias != 0) add_to_b_dec(b_dec, gradient.bias, enc_.w + j * enc_.d);
     update(j, gradient);
   }
 
  private:
+  void add_to_b_dec(double* b_dec, double bias, const float* e) const {
+    for (int64_t i = 0; i < enc_.d; ++i) b_dec[i] -= bias * static_cast<double>(e[i]);
+  }
+  void add_to_b_dec(int64_t* b_dec, double bias, const float* e) const {
+    add_fixed(b_dec, -bias * args_.b_dec_up, e, enc_.d);
+  }
+
   void update(int64_t j, Gradient& gradient) {
     const int64_t skipped = last_ != nullptr ? args_.step - last_[j] - 1 : 0;
     const float decay = decay_after(skipped, args_);
     if (!tied_) dec_.update(j, gradient.dec.data(), decay, of_decoder_);
     enc_.update(j, gradient.enc.data(), decay, of_encoder_);
-    if (screen_ != nullptr) screen_->refresh(j, enc_.w + j * enc_.d);
+    if (screen_ != nullptr) screen_->refresh(first_ + j, enc_.w + j * enc_.d);
     const auto bias = static_cast<float>(gradient.bias);
     bias_.update(j, &bias, decay, of_encoder_);
     if (last_ != nullptr) last_[j] = args_.step;
@@ -185,6 +192,7 @@ class RowPass {
   bool tied_;
   int64_t* last_;
   Screen* screen_;
+  int64_t first_;
   UpdateArgs args_;
   RowUpdate of_decoder_, of_encoder_{};
   std::vector<Lists> sources_;
@@ -192,15 +200,19 @@ class RowPass {
 
 }  // namespace
 
-RowPassResult cpu_row_pass(std::span<const GradientSource> sources, LatentRows& rows,
-                           const UpdateArgs& args) {
+namespace {
+
+// `Sum`: double, or int64_t for fixed point.
+template <class Sum>
+RowPassResult pass_over(std::span<const GradientSource> sources, LatentRows& rows,
+                        const UpdateArgs& args) {
   // Blocks depend on the size alone and are summed in order: the same bits for any threads.
   constexpr int64_t kBlocks = 256;
   const int64_t l = rows.w_enc.w.size(0), d = rows.w_enc.w.size(1);
   const int64_t block = std::max<int64_t>(1, (l + kBlocks - 1) / kBlocks);
   const int64_t blocks = (l + block - 1) / block;
   RowPass pass(sources, rows, args);
-  at::Tensor b_dec = at::zeros({blocks, d}, at::kDouble);
+  at::Tensor b_dec = at::zeros({blocks, d}, c10::CppTypeToScalarType<Sum>::value);
   std::vector<RowPassResult> sums(static_cast<size_t>(blocks));
 #pragma omp parallel
   {
@@ -208,7 +220,7 @@ RowPassResult cpu_row_pass(std::span<const GradientSource> sources, LatentRows& 
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < blocks; ++i)
       for (int64_t j = i * block; j < std::min(l, (i + 1) * block); ++j)
-        pass.visit(j, gradient, b_dec.mutable_data_ptr<double>() + i * d,
+        pass.visit(j, gradient, b_dec.mutable_data_ptr<Sum>() + i * d,
                    sums[static_cast<size_t>(i)]);
   }
   RowPassResult total;
@@ -218,6 +230,14 @@ RowPassResult cpu_row_pass(std::span<const GradientSource> sources, LatentRows& 
     total.square += one.square;
   }
   return total;
+}
+
+}  // namespace
+
+RowPassResult cpu_row_pass(std::span<const GradientSource> sources, LatentRows& rows,
+                           const UpdateArgs& args) {
+  return args.b_dec_up > 0 ? pass_over<int64_t>(sources, rows, args)
+                           : pass_over<double>(sources, rows, args);
 }
 
 int64_t cpu_update_rows(Parameter& parameter, const at::Tensor& g, const at::Tensor& skipped_l,

@@ -84,19 +84,36 @@ Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& 
   return codes;
 }
 
-at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld) {
+namespace {
+
+// add(row of out, value, row of w_dec) for every entry, row by row.
+template <class T, class Add>
+at::Tensor decoded(const Codes& codes, const at::Tensor& w_dec_ld, at::ScalarType type, Add&& add) {
   const int64_t d = w_dec_ld.size(1);
-  at::Tensor out = at::zeros({codes.rows, d}, at::kFloat);
+  at::Tensor out = at::zeros({codes.rows, d}, type);
   const auto* start = codes.row_start.const_data_ptr<int64_t>();
   const auto* latent = codes.latent.const_data_ptr<int32_t>();
   const auto* value = codes.value.const_data_ptr<float>();
   const float* w = w_dec_ld.const_data_ptr<float>();
-  float* y = out.mutable_data_ptr<float>();
+  T* y = out.mutable_data_ptr<T>();
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < codes.rows; ++row)
     for (int64_t e = start[row]; e < start[row + 1]; ++e)
-      add_scaled(y + row * d, value[e], w + static_cast<int64_t>(latent[e]) * d, d);
+      add(y + row * d, value[e], w + static_cast<int64_t>(latent[e]) * d, d);
   return out;
+}
+
+}  // namespace
+
+at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld) {
+  return decoded<float>(codes, w_dec_ld, at::kFloat, add_scaled);
+}
+
+at::Tensor cpu_decode_fixed(const Codes& codes, const at::Tensor& w_dec_ld, double up) {
+  return decoded<int64_t>(codes, w_dec_ld, at::kLong,
+                          [up](int64_t* y, float z, const float* w, int64_t d) {
+                            add_fixed(y, up * static_cast<double>(z), w, d);
+                          });
 }
 
 LatentCodes cpu_by_latent(const Codes& codes) {
@@ -152,16 +169,11 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
   }
 }
 
-const KernelSet kCpuKernels = {"cpu",
-                               "hand-written loops, AVX-512 or AVX2 where there",
-                               cpu_topk,
-                               cpu_positive,
-                               cpu_kth,
-                               cpu_keep,
-                               cpu_decode,
-                               cpu_by_latent,
-                               cpu_row_gradients,
-                               cpu_update_rows,
-                               cpu_row_pass};
+const KernelSet kCpuKernels = {"cpu",           "hand-written loops, AVX-512 or AVX2 where there",
+                               cpu_topk,        cpu_positive,
+                               cpu_kth,         cpu_keep,
+                               cpu_decode,      cpu_decode_fixed,
+                               cpu_by_latent,   cpu_row_gradients,
+                               cpu_update_rows, cpu_row_pass};
 
 }  // namespace megadict

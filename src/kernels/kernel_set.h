@@ -47,6 +47,7 @@ struct LatentRows {
   Parameter w_enc, w_dec, b_enc;  // w_dec.w is w_enc.w when the decoder is tied
   at::Tensor last_step_l;
   Screen* screen = nullptr;  // of the encoder rows: told of those that change
+  int64_t first = 0;         // row 0's number there
   bool tied() const { return w_dec.w.is_same(w_enc.w); }
 };
 
@@ -65,7 +66,9 @@ struct GradientSource {
 struct RowPassResult {
   int64_t skipped = 0;  // latents whose gradient was not finite; they are left alone
   double square = 0;    // sum of the squares of all gradients
-  at::Tensor b_dec_d;   // fp64: -sum of b_enc's gradient times the encoder row before its update
+  // -sum of b_enc's gradient times the encoder row before its update: fp64, or i64 with
+  // UpdateArgs::b_dec_up, which each term is then multiplied by
+  at::Tensor b_dec_d;
 };
 
 struct KernelSet {
@@ -83,6 +86,9 @@ struct KernelSet {
                 const at::Tensor& cut_b, int64_t first);
   // sum over entries of value * w_dec row: [b, d].
   at::Tensor (*decode)(const Codes&, const at::Tensor& w_dec_ld);
+  // The same in fixed point (fixed_point.h): sums of value * w_dec row * up, each term rounded;
+  // i64.
+  at::Tensor (*decode_fixed)(const Codes&, const at::Tensor& w_dec_ld, double up);
   LatentCodes (*by_latent)(const Codes&);
   void (*row_gradients)(const RowGradientArgs&, const RowGradients&);
   // One step on the rows of w with gradient g. A row whose gradient is not finite is left alone,

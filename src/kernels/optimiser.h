@@ -33,6 +33,7 @@ struct UpdateArgs {
   int64_t step = 1;           // of this update; the first is 1 (bias correction)
   double gradient_scale = 1;  // every gradient is multiplied by it first
   bool unit_rows = false;     // remove the gradient along the row, renormalise after the update
+  double b_dec_up = 0;        // row_pass: b_dec's share in fixed point; 0 = in fp64
 };
 
 }  // namespace megadict

@@ -129,6 +129,19 @@ at::Tensor tensor_decode(const Codes& codes, const at::Tensor& w_dec_ld) {
   return out;
 }
 
+at::Tensor tensor_decode_fixed(const Codes& codes, const at::Tensor& w_dec_ld, double up) {
+  at::Tensor out = at::zeros({codes.rows, w_dec_ld.size(1)}, w_dec_ld.options().dtype(at::kLong));
+  const at::Tensor row = rows_of(codes);
+  for_entries(codes.nnz(), 2 * w_dec_ld.size(1), [&](int64_t begin, int64_t count) {
+    const at::Tensor atoms =
+        w_dec_ld.index_select(0, codes.latent.narrow(0, begin, count)).to(at::kDouble);
+    const at::Tensor factor = codes.value.narrow(0, begin, count).to(at::kDouble) * up;
+    out.index_add_(0, row.narrow(0, begin, count),
+                   (atoms * factor.unsqueeze(1)).round_().to(at::kLong));
+  });
+  return out;
+}
+
 LatentCodes tensor_by_latent(const Codes& codes) {
   const auto [sorted, order] = codes.latent.to(at::kLong).sort(/*stable=*/true, 0, false);
   const at::Tensor counts = at::bincount(sorted, {}, codes.latents);
@@ -235,7 +248,13 @@ RowPassResult tensor_row_pass(std::span<const GradientSource> sources, LatentRow
   out.skipped = sound.numel() - sound.sum().item<int64_t>();
   out.square = at::where(sound, square, at::zeros_like(square)).sum().item<double>();
   const at::Tensor bias = at::where(sound, g.b_enc_l, at::zeros_like(g.b_enc_l));
-  out.b_dec_d = -rows.w_enc.w.to(at::kDouble).t().mv(bias.to(at::kDouble));
+  out.b_dec_d =
+      args.b_dec_up > 0
+          ? (rows.w_enc.w.to(at::kDouble) * (-args.b_dec_up * bias.to(at::kDouble)).unsqueeze(1))
+                .round_()
+                .to(at::kLong)
+                .sum(0)
+          : -rows.w_enc.w.to(at::kDouble).t().mv(bias.to(at::kDouble));
   // A latent of which one gradient is not finite is left alone whole.
   const at::Tensor bad = sound.logical_not();
   for (at::Tensor* t : {&g.w_enc_ld, &g.w_dec_ld})
@@ -258,16 +277,11 @@ RowPassResult tensor_row_pass(std::span<const GradientSource> sources, LatentRow
 
 }  // namespace
 
-const KernelSet kTensorKernels = {"tensor",
-                                  "plain tensor operations, any device",
-                                  tensor_topk,
-                                  tensor_positive,
-                                  tensor_kth,
-                                  tensor_keep,
-                                  tensor_decode,
-                                  tensor_by_latent,
-                                  tensor_row_gradients,
-                                  tensor_update_rows,
-                                  tensor_row_pass};
+const KernelSet kTensorKernels = {"tensor",           "plain tensor operations, any device",
+                                  tensor_topk,        tensor_positive,
+                                  tensor_kth,         tensor_keep,
+                                  tensor_decode,      tensor_decode_fixed,
+                                  tensor_by_latent,   tensor_row_gradients,
+                                  tensor_update_rows, tensor_row_pass};
 
 }  // namespace megadict

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/fixed_point.h"
+
 #define MEGADICT_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
 
 namespace megadict {
@@ -33,6 +35,10 @@ MEGADICT_CLONES void add_scaled4(float* y, const float* factor, const float* con
   const float f0 = factor[0], f1 = factor[1], f2 = factor[2], f3 = factor[3];
   const float *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
   for (int64_t i = 0; i < d; ++i) y[i] += f0 * x0[i] + f1 * x1[i] + f2 * x2[i] + f3 * x3[i];
+}
+
+MEGADICT_CLONES void add_fixed(int64_t* y, double factor, const float* x, int64_t d) {
+  for (int64_t i = 0; i < d; ++i) y[i] += rounded(factor * static_cast<double>(x[i]));
 }
 
 RowUpdate row_update(const UpdateArgs& args) {

@@ -13,6 +13,9 @@ void add_scaled(float* y, float factor, const float* x, int64_t d);  // y += fac
 // y += sum of factor[i] * x[i], four rows at once.
 void add_scaled4(float* y, const float* factor, const float* const* x, int64_t d);
 
+// y += factor * x, each product rounded to an integer (fixed_point.h).
+void add_fixed(int64_t* y, double factor, const float* x, int64_t d);
+
 // Numbers of UpdateArgs that a row's loop needs.
 struct RowUpdate {
   OptimiserKind kind;

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <numeric>
 
 #include "model/tensor_views.h"
@@ -9,8 +10,9 @@
 
 namespace megadict {
 
-AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux) {
+AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux, Sums sums) {
   AuxK aux;
+  aux.sums = sums;
   aux.dead_l = dead_mask_l.nonzero().squeeze(1);
   const int64_t mine = aux.dead_l.size(0);
   aux.dead_of_shard.assign(static_cast<size_t>(mesh.feature_size()), 0);
@@ -32,18 +34,22 @@ AuxForward auxk_forward(const Mesh& mesh, const Dictionary& dictionary, const Ro
   const Candidates candidates = kernels.topk({fwd.xc_bd, w_enc, b_enc}, aux.k);
   const Codes codes = select_topk(*mesh.feature, candidates,
                                   {aux.k, rows.part.slot, rows.real_rows(), 0, aux.dead_of_shard});
-  const at::Tensor e_hat =
-      sum_at_owners(mesh, kernels.decode(codes, w_dec), rows.part.slot, "auxk reconstruction");
+  const at::Tensor e_hat = decode_at_owners(mesh, codes, w_dec, dictionary.n, rows.part.slot,
+                                            aux.sums, "auxk reconstruction");
   // e = x - x_hat = -residual; padding rows have residual and e_hat zero.
   const at::Tensor difference = e_hat + fwd.residual_sd;
-  aux.error += sum_of_squares(difference);
-  aux.target += sum_of_squares(fwd.residual_sd);
+  if (aux.sums == Sums::exact) {
+    aux.squares.push_back(at::stack({row_squares(difference), row_squares(fwd.residual_sd)}, 1));
+  } else {
+    aux.error += sum_of_squares(difference);
+    aux.target += sum_of_squares(fwd.residual_sd);
+  }
   return {kernels.by_latent(codes),
           gather_from_owners(mesh, difference * 2, "auxk residual gradient")};
 }
 
-void add_auxk_gradients(const Dictionary& dictionary, const Forward& fwd, const AuxForward& mine,
-                        AuxK& aux) {
+void add_auxk_gradients(const Dictionary& dictionary, const at::Tensor& xc_bd,
+                        const AuxForward& mine, AuxK& aux) {
   RowGradients& rows = aux.rows;
   if (!rows.w_enc_ld.defined()) {
     const auto options = dictionary.w_enc_ld.options();
@@ -53,7 +59,7 @@ void add_auxk_gradients(const Dictionary& dictionary, const Forward& fwd, const 
     rows.b_enc_l = at::zeros({dead}, options);
   }
   const at::Tensor w_dec = dictionary.w_dec_ld.index_select(0, aux.dead_l);
-  kernels_for(w_dec).row_gradients({mine.codes, fwd.xc_bd, mine.g_bd, w_dec, 0}, rows);
+  kernels_for(w_dec).row_gradients({mine.codes, xc_bd, mine.g_bd, w_dec, 0}, rows);
 }
 
 void merge_auxk(const AuxK& aux, double factor, Gradients& gradients) {
@@ -61,6 +67,16 @@ void merge_auxk(const AuxK& aux, double factor, Gradients& gradients) {
   if (!aux.rows.w_dec_ld.is_same(aux.rows.w_enc_ld))
     gradients.rows.w_dec_ld.index_add_(0, aux.dead_l, aux.rows.w_dec_ld, factor);
   gradients.rows.b_enc_l.index_add_(0, aux.dead_l, aux.rows.b_enc_l, factor);
+}
+
+std::array<double, 2> auxk_sums(const Mesh& mesh, const AuxK& aux, int64_t batch_rows) {
+  std::array<double, 2> sums = {aux.error, aux.target};
+  if (aux.sums == Sums::exact) {
+    const at::Tensor exact = exact_sum(mesh, at::cat(aux.squares), batch_rows, "auxk sums");
+    return {exact[0].item<double>(), exact[1].item<double>()};
+  }
+  mesh.world->all_reduce(view_of(sums.data(), 2), ReduceOp::sum, "auxk sums");
+  return sums;
 }
 
 }  // namespace megadict

@@ -5,6 +5,9 @@
 // both sums over the global batch, the denominator detached. Exact over shards.
 #pragma once
 
+#include <array>
+#include <vector>
+
 #include "model/gradients.h"
 
 namespace megadict {
@@ -17,12 +20,15 @@ struct AuxK {
   std::vector<int64_t> dead_of_shard;  // [F]
   int64_t n_dead = 0;                  // over all shards
   RowGradients rows;                   // compact: one row per dead latent; see add_auxk_gradients
-  double error = 0, target = 0;        // my owned rows' sum |e - e_hat|^2, sum |e|^2
+  Sums sums = Sums::fast;
+  double error = 0, target = 0;     // my owned rows' sum |e - e_hat|^2, sum |e|^2;
+  std::vector<at::Tensor> squares;  // for exact sums instead: of each row, [slot, 2] fp64
   bool active() const { return n_dead > 0; }
 };
 
 // `dead_mask_l`: bool, which local latents are dead. Collective over feature.
-AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux);
+AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux,
+               Sums sums = Sums::fast);
 
 // Codes of a micro-batch over the dead latents (ids 0.. in the order of dead_l), and the gradient
 // of sum |e - e_hat|^2 with respect to e_hat, for all rows of the data row.
@@ -35,9 +41,12 @@ struct AuxForward {
 AuxForward auxk_forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                         const Forward& fwd, AuxK& aux);
 
+// Sums of |e - e_hat|^2 and |e|^2 over the global batch. Collective over world.
+std::array<double, 2> auxk_sums(const Mesh& mesh, const AuxK& aux, int64_t batch_rows);
+
 // Adds a micro-batch's gradients to the compact ones, then `factor` times these to the shard's.
-void add_auxk_gradients(const Dictionary& dictionary, const Forward& fwd, const AuxForward& mine,
-                        AuxK& aux);
+void add_auxk_gradients(const Dictionary& dictionary, const at::Tensor& xc_bd,
+                        const AuxForward& mine, AuxK& aux);
 void merge_auxk(const AuxK& aux, double factor, Gradients& gradients);
 
 }  // namespace megadict

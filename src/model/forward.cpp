@@ -3,13 +3,12 @@
 #include <ATen/ATen.h>
 
 #include "base/clock.h"
+#include "kernels/fixed_point.h"
 #include "kernels/kernel_set.h"
 #include "model/activations.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
-
-namespace {
 
 at::Tensor normalized(const at::Tensor& raw_bd, const Normalization& normalization) {
   at::Tensor x = raw_bd.to(at::kFloat);
@@ -20,8 +19,6 @@ at::Tensor normalized(const at::Tensor& raw_bd, const Normalization& normalizati
   }
   return normalization.scale == 1.0 ? x : x * normalization.scale;
 }
-
-}  // namespace
 
 Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
                  const Normalization& normalization, at::Device device) {
@@ -35,6 +32,7 @@ Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
     mesh.feature->all_gather(view_of(own), view_of(raw), "rows");
   }
   Rows rows{normalized(raw, normalization), micro.part};
+  if (mesh.data_size() > 1) rows.raw_bd = raw.is_same(own) ? raw.clone() : raw;
   // Normalising moved the padding away from zero, and own rows may still be the reader's memory.
   if (rows.x_bd.is_same(own)) rows.x_bd = rows.x_bd.clone();
   rows.x_bd.narrow(0, rows.real_rows(), micro.part.padded - rows.real_rows()).zero_();
@@ -62,8 +60,27 @@ at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const 
   return all;
 }
 
+at::Tensor decode_at_owners(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
+                            int64_t latents, int64_t slot, Sums sums, const char* name) {
+  const KernelSet& kernels = kernels_for(w_dec_ld);
+  if (sums == Sums::exact) {
+    double largest[2] = {codes.nnz() > 0 ? largest_magnitude(codes.value) : 0,
+                         largest_magnitude(w_dec_ld)};
+    mesh.world->all_reduce(view_of(largest, 2), ReduceOp::max, "largest code");
+    const double bound = largest[0] * largest[1];
+    // What is not finite is found in the residual, and ends the run.
+    if (std::isfinite(bound)) {
+      const FixedPoint unit = fixed_point(bound, latents);
+      const at::Tensor own =
+          sum_at_owners(mesh, kernels.decode_fixed(codes, w_dec_ld, unit.up), slot, name);
+      return (own.to(at::kDouble) * unit.down).to(at::kFloat);
+    }
+  }
+  return sum_at_owners(mesh, kernels.decode(codes, w_dec_ld), slot, name);
+}
+
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
-                const EncodeWith& with) {
+                const EncodeWith& with, Sums sums) {
   const int64_t slot = rows.part.slot;
   Forward out;
   out.xc_bd = rows.x_bd - dictionary.b_dec_d;
@@ -74,9 +91,9 @@ Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows
         activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()}, with);
   }
   const Timer timer(out.decode_s);
-  const at::Tensor partial = kernels_for(rows.x_bd).decode(out.codes, dictionary.w_dec_ld);
-  out.residual_sd =
-      sum_at_owners(mesh, partial, slot, "reconstruction") - owned_slot(mesh, out.xc_bd, slot);
+  out.residual_sd = decode_at_owners(mesh, out.codes, dictionary.w_dec_ld, dictionary.n, slot, sums,
+                                     "reconstruction") -
+                    owned_slot(mesh, out.xc_bd, slot);
   const int64_t real = rows.part.owned.size();
   out.residual_sd.narrow(0, real, slot - real).zero_();
   return out;
@@ -92,6 +109,10 @@ double sum_of_squares(const at::Tensor& x) {
     sum += block.to(at::kDouble).square().sum().item<double>();
   }
   return sum;
+}
+
+at::Tensor row_squares(const at::Tensor& rows_bd) {
+  return norms_of_rows(rows_bd).square_();
 }
 
 at::Tensor norms_of_rows(const at::Tensor& rows_ld) {

@@ -10,6 +10,7 @@
 #include "kernels/codes.h"
 #include "model/activations.h"
 #include "model/dictionary.h"
+#include "model/exact_sums.h"
 
 namespace megadict {
 
@@ -17,8 +18,11 @@ namespace megadict {
 struct Rows {
   at::Tensor x_bd;  // [F * slot, d] fp32, normalised; padding rows zero
   RowPart part;
+  at::Tensor raw_bd = {};  // the same in the data's own type; only with data axis > 1
   int64_t real_rows() const { return part.row_range.size(); }
 };
+
+at::Tensor normalized(const at::Tensor& raw_bd, const Normalization& normalization);
 
 // This rank's own rows to the whole data row's, in the data's own element type over the wire.
 // Collective over feature.
@@ -34,7 +38,12 @@ struct Forward {
 
 // Collective over feature.
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
-                const EncodeWith& with = {});
+                const EncodeWith& with = {}, Sums sums = Sums::fast);
+
+// Sum over a data row's shards of value * w_dec row at the rows' owners: [slot, d]. `latents`: of
+// the whole dictionary. Collective over feature; exact sums over world too.
+at::Tensor decode_at_owners(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
+                            int64_t latents, int64_t slot, Sums sums, const char* name);
 
 // Partial reconstructions [F * slot, d] summed at the rows' owners: [slot, d]. Collective.
 at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
@@ -45,6 +54,7 @@ at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const 
 at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot);
 
 double sum_of_squares(const at::Tensor& x);           // fp64
+at::Tensor row_squares(const at::Tensor& rows_bd);    // fp64 [b]; each row's bits its own
 at::Tensor norms_of_rows(const at::Tensor& rows_ld);  // fp64 [l]
 
 }  // namespace megadict

@@ -19,13 +19,6 @@ void zero_gradients(RowGradients& gradients) {
   gradients.b_enc_l.zero_();
 }
 
-void add_gradients(const Dictionary& dictionary, const Forward& fwd, const at::Tensor& g_bd,
-                   double l1, RowGradients& out) {
-  const KernelSet& kernels = kernels_for(g_bd);
-  kernels.row_gradients({kernels.by_latent(fwd.codes), fwd.xc_bd, g_bd, dictionary.w_dec_ld, l1},
-                        out);
-}
-
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients) {
   const at::Tensor shares = gradients.rows.b_enc_l.narrow(0, 0, dictionary.latents.size());
   gradients.b_dec_d -= dictionary.w_enc_ld.t().mv(shares).to(at::kDouble);

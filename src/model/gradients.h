@@ -16,11 +16,6 @@ struct Gradients {
 RowGradients make_row_gradients(const Dictionary& dictionary, int64_t padded);
 void zero_gradients(RowGradients& gradients);
 
-// Adds what `g_bd` = dL/d x_hat of the data row's rows sends back through decoder and encoder. `l1`
-// multiplies sum z |w_dec row|.
-void add_gradients(const Dictionary& dictionary, const Forward& fwd, const at::Tensor& g_bd,
-                   double l1, RowGradients& out);
-
 // Once, after all row gradients are in: b_dec also enters through x - b_dec, which sends it
 // -sum over latents of b_enc's gradient times the encoder row (fact 2 of performance.md section 1).
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients);

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -51,11 +50,6 @@ void random_unit_row(uint64_t seed, int64_t latent, int64_t d, float* row) {
     row[i] = static_cast<float>(values[static_cast<size_t>(i)] / std::sqrt(square));
 }
 
-// To 10 bits of mantissa: sums of other mesh shapes then give the same start.
-double rounded_scale(double s) {
-  return half_to_float(float_to_half(static_cast<float>(s)));
-}
-
 // s = <xc, y> / <y, y> with y the decoded codes under W_enc = W_dec: what the encoder has to be
 // multiplied by, because both activations are positively homogeneous while b_enc is zero.
 double least_squares_scale(const Mesh& mesh, const Dictionary& dictionary,
@@ -66,13 +60,14 @@ double least_squares_scale(const Mesh& mesh, const Dictionary& dictionary,
   Rows mine{at::zeros({part.padded, dictionary.d}, sample_md.options()), part};
   mine.x_bd.narrow(0, 0, part.row_range.size())
       .copy_(sample_md.narrow(0, part.row_range.begin, part.row_range.size()));
-  const Forward fwd = forward(mesh, dictionary, mine);
+  const Forward fwd = forward(mesh, dictionary, mine, {}, Sums::exact);
   const int64_t owned = part.owned.size();
   const at::Tensor xc = owned_slot(mesh, fwd.xc_bd, part.slot).narrow(0, 0, owned).to(at::kDouble);
   const at::Tensor y = fwd.residual_sd.narrow(0, 0, owned).to(at::kDouble) + xc;
-  double sums[2] = {(xc * y).sum().item<double>(), (y * y).sum().item<double>()};
-  mesh.world->all_reduce(view_of(sums, 2), ReduceOp::sum, "encoder scale");
-  return sums[1] > 0 && sums[0] > 0 ? rounded_scale(sums[0] / sums[1]) : 1.0;
+  const at::Tensor terms = at::stack({(xc * y).sum(1), (y * y).sum(1)}, 1);
+  const at::Tensor sums = exact_sum(mesh, terms, rows, "encoder scale");
+  const double xy = sums[0].item<double>(), yy = sums[1].item<double>();
+  return yy > 0 && xy > 0 ? xy / yy : 1.0;
 }
 
 }  // namespace
@@ -82,7 +77,7 @@ at::Tensor geometric_median(const at::Tensor& rows_md) {
   at::Tensor centre = blocked_sum(rows_md, ones) / static_cast<double>(rows_md.size(0));
   for (int iteration = 0; iteration < 50; ++iteration) {
     const at::Tensor weight = distances(rows_md, centre).clamp_min(1e-12).reciprocal();
-    const at::Tensor next = blocked_sum(rows_md, weight) / weight.sum();
+    const at::Tensor next = blocked_sum(rows_md, weight) / blocked_sum(ones.unsqueeze(1), weight);
     const double moved = (next - centre).norm().item<double>();
     const double size = next.norm().item<double>();
     centre = next;

@@ -9,7 +9,7 @@ namespace megadict {
 
 struct OptimConfig {
   std::string name = "adam";
-  double lr = 0;  // 0 = the field's rule 2e-4 / sqrt(n / 2^14)
+  double lr = 0;  // or kAutoRate, kFieldRate (schedule.h)
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
@@ -37,6 +37,7 @@ struct RunConfig {
   std::string device = "cpu";    // cpu | cuda
   int threads = 0;               // 0 = affinity mask / local ranks
   bool check_memory = true;      // refuse what does not fit
+  bool deterministic = false;    // the same weights on every mesh, bit for bit
 };
 
 struct LogConfig {

@@ -76,7 +76,7 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
     fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, kNoScreen),
                 "--kernels.encode fp32");
   }
-  if (cuda || !activation_named(job.model.activation).screened)
+  if (cuda || job.run.deterministic || !activation_named(job.model.activation).screened)
     return "fp32";  // nothing to choose from
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";

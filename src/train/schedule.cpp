@@ -5,6 +5,15 @@
 
 namespace megadict {
 
+double field_rate(int64_t latents) {
+  return 2e-4 / std::sqrt(static_cast<double>(latents) / 16384);
+}
+
+double auto_rate(int64_t latents, int64_t steps) {
+  const double gain = std::sqrt(1e5 / static_cast<double>(std::max<int64_t>(steps, 1)));
+  return field_rate(latents) * std::clamp(gain, 1.0, kHighestGain);
+}
+
 double ramp(int64_t step, int64_t warmup) {
   if (warmup <= 0) return 1.0;
   return std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(warmup));

@@ -9,6 +9,7 @@
 #include "data/batch_stream.h"
 #include "data/normalization.h"
 #include "model/formats.h"
+#include "model/forward.h"
 #include "model/initialise.h"
 #include "model/saved.h"
 
@@ -22,12 +23,6 @@ struct Sample {
   at::Tensor rows_md;  // normalised
   SampleStatistics facts;
 };
-
-at::Tensor normalized(const at::Tensor& raw_md, const Normalization& normalization) {
-  at::Tensor x = raw_md;
-  if (!normalization.mean.empty()) x = x - at::tensor(normalization.mean);
-  return x * normalization.scale;
-}
 
 Sample read_sample(const TrainJob& job) {
   const std::vector<int64_t> ids = job.plan->sample(kSampleRows);

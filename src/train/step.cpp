@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 
@@ -15,6 +16,7 @@
 #include "model/auxk.h"
 #include "model/tensor_views.h"
 #include "train/dead.h"
+#include "train/exact_b_dec.h"
 #include "train/exchange.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
@@ -34,12 +36,16 @@ struct Step {
   AuxK aux = {};
   StepSums sums = {};
   StageSeconds seconds = {};
-  double l1_weight = 0;                      // L1 coefficient, warmed up, over var_total
-  std::optional<BatchGradients> batch = {};  // of an update in one pass
+  double l1_weight = 0;  // L1 coefficient, warmed up, over var_total
+  bool one_pass = true;
+  std::vector<BatchPart> parts = {};   // of an update in one pass
+  std::vector<at::Tensor> g_own = {};  // of my own rows, for exact sums
+  Sums sums_as() const { return config.deterministic ? Sums::exact : Sums::fast; }
 };
 
 void begin(Step& step) {
   const TrainState& state = step.state;
+  step.one_pass = in_one_pass(step.mesh, step.config.optim, step.config.exchange);
   const ModelConfig& model = state.dictionary.config;
   step.work.fired_l.zero_();
   step.work.gradients.b_dec_d.zero_();
@@ -49,7 +55,8 @@ void begin(Step& step) {
   const DeadConfig& dead = step.config.dead;
   if (dead.auxk_alpha > 0 && state.step % dead.auxk_every == 0 &&
       state.tokens >= dead.window_tokens)
-    step.aux = make_auxk(step.mesh, dead_mask(state, dead.window_tokens), dead.k_aux);
+    step.aux =
+        make_auxk(step.mesh, dead_mask(state, dead.window_tokens), dead.k_aux, step.sums_as());
 }
 
 void name_bad_rows(const MicroBatch& micro, const at::Tensor& residual_sd, int64_t step) {
@@ -63,16 +70,17 @@ void name_bad_rows(const MicroBatch& micro, const at::Tensor& residual_sd, int64
                    named == 5 ? ", ..." : ""));
 }
 
-// Gradient tensors, for batches that do not fit one pass.
-void add_to_tensors(Step& step, const BatchGradients& batch, bool first) {
+// Gradient tensors, where there is no one pass.
+void add_to_tensors(Step& step, const BatchPart& part, bool first) {
   const Dictionary& dictionary = step.state.dictionary;
   Gradients& gradients = step.work.gradients;
   if (!gradients.rows.w_enc_ld.defined())
     gradients.rows = make_row_gradients(dictionary, step.state.padded());
   else if (first)
     zero_gradients(gradients.rows);
-  add_gradients(dictionary, batch.fwd, batch.g_bd, batch.l1, gradients.rows);
-  if (batch.aux) add_auxk_gradients(dictionary, batch.fwd, *batch.aux, step.aux);
+  kernels_for(part.g_bd).row_gradients(
+      {part.codes, part.xc_bd, part.g_bd, dictionary.w_dec_ld, part.l1}, gradients.rows);
+  if (part.aux) add_auxk_gradients(dictionary, part.xc_bd, *part.aux, step.aux);
 }
 
 Screen* screen_of(Step& step) {
@@ -89,7 +97,7 @@ Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
                                            static_cast<uint64_t>(rows.real_rows())));
   std::sort(check.begin(), check.end());
   check.erase(std::unique(check.begin(), check.end()), check.end());
-  return forward(step.mesh, step.state.dictionary, rows, {screen_of(step), check});
+  return forward(step.mesh, step.state.dictionary, rows, {screen_of(step), check}, step.sums_as());
 }
 
 void accumulate(Step& step, const MicroBatch& micro) {
@@ -100,8 +108,7 @@ void accumulate(Step& step, const MicroBatch& micro) {
     rows = gather_rows(step.mesh, micro, dictionary.d, step.state.normalization,
                        dictionary.w_enc_ld.device());
   }
-  BatchGradients batch{encode_and_decode(step, rows, micro.micro), {}, step.l1_weight, {}};
-  const Forward& fwd = batch.fwd;
+  const Forward fwd = encode_and_decode(step, rows, micro.micro);
   step.seconds.encode += fwd.encode_s;
   step.seconds.decode += fwd.decode_s;
   const double square = sum_of_squares(fwd.residual_sd);
@@ -114,18 +121,22 @@ void accumulate(Step& step, const MicroBatch& micro) {
   if (step.l1_weight > 0) step.sums.l1 += l1_sum(dictionary, fwd.codes);
   mark_fired(fwd.codes, step.work.fired_l);
   const at::Tensor g_own = fwd.residual_sd * (2.0 / step.state.var_total);
-  batch.g_bd = gather_from_owners(step.mesh, g_own, "residual gradient");
-  step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
+  BatchPart part{.xc_bd = fwd.xc_bd, .raw_bd = rows.raw_bd, .l1 = step.l1_weight};
+  part.g_bd = gather_from_owners(step.mesh, g_own, "residual gradient");
+  if (step.config.deterministic)
+    step.g_own.push_back(g_own);
+  else
+    step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
   if (step.aux.active()) {
     const Timer timer(step.seconds.auxk);
-    batch.aux = auxk_forward(step.mesh, dictionary, rows, fwd, step.aux);
+    part.aux = auxk_forward(step.mesh, dictionary, rows, fwd, step.aux);
   }
-  const bool first = micro.micro == 0;
   const Timer timer(step.seconds.update);
-  if (fits_one_pass(step.mesh, step.config.optim, first && micro.last_of_step))
-    step.batch = std::move(batch);
+  part.codes = kernels_for(part.g_bd).by_latent(fwd.codes);
+  if (step.one_pass)
+    step.parts.push_back(tokens_to_owners(step.mesh, step.state, step.aux, std::move(part)));
   else
-    add_to_tensors(step, batch, first);
+    add_to_tensors(step, part, micro.micro == 0);
 }
 
 struct AuxResult {
@@ -136,8 +147,7 @@ struct AuxResult {
 // The denominator of AuxK is a sum over the whole batch, known only now.
 AuxResult finish_auxk(Step& step, int64_t batch_rows) {
   if (!step.aux.active()) return {};
-  double sums[2] = {step.aux.error, step.aux.target};
-  step.mesh.world->all_reduce(view_of(sums, 2), ReduceOp::sum, "auxk sums");
+  const std::array<double, 2> sums = auxk_sums(step.mesh, step.aux, batch_rows);
   const DeadConfig& dead = step.config.dead;
   const double share =
       std::min(1.0, static_cast<double>(step.aux.n_dead) / static_cast<double>(dead.k_aux));
@@ -154,9 +164,20 @@ struct Updated {
 // Both return the norm where it is wanted. Collective over the mesh.
 Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, bool want_norm) {
   at::Tensor& b_dec_d = step.work.gradients.b_dec_d;
-  const UpdateArgs args = update_args(step.config.optim, lr, step.state.step + 1);
-  const UpdateResult result = update_in_one_pass(*step.batch, step.aux, aux_factor, args,
-                                                 screen_of(step), step.state, b_dec_d);
+  UpdateArgs args = update_args(step.config.optim, lr, step.state.step + 1);
+  ExactBDec exact;
+  if (step.config.deterministic) {
+    exact = bound_b_dec(step.mesh, step.state, step.g_own, step.parts, aux_factor, batch_rows);
+    args.b_dec_up = exact.of_latents.up;
+    if (!exact.finite) step.sums.not_finite += 1;
+  }
+  const UpdateResult result =
+      update_in_one_pass(step.parts, step.aux, aux_factor, args, screen_of(step), step.state);
+  if (step.config.deterministic)
+    b_dec_d += sum_b_dec(step.mesh, exact, step.g_own, result.b_dec_d);
+  else
+    b_dec_d += result.b_dec_d.to(b_dec_d.device());
+  share_updates(step.mesh, step.config.optim, step.aux, step.parts, screen_of(step), step.state);
   Updated out{result.skipped};
   if (want_norm)
     out.norm = gradient_norm(step.mesh, result.square, b_dec_d) / static_cast<double>(batch_rows);
@@ -246,7 +267,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction);
-  const auto update = step.batch ? one_pass : by_tensors;
+  const auto update = step.one_pass ? one_pass : by_tensors;
   Updated updated;
   {
     const Timer timer(step.seconds.update);

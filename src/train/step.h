@@ -18,6 +18,8 @@ struct StepConfig {
   DeadConfig dead;
   int64_t l1_warmup_steps = 0;
   int64_t total_steps = 0;
+  std::string exchange = "gradients";  // over the data axis; or "tokens"
+  bool deterministic = false;          // the same weights on every mesh, bit for bit; tokens only
 };
 
 // Where the seconds of a step went on this rank, exchanges included.
@@ -50,8 +52,8 @@ struct StepResult {
 
 // Buffers that live as long as the run.
 struct StepWorkspace {
-  Gradients gradients;  // of my data row's tokens; those of rows only where no one pass is taken
-  at::Tensor fired_l;   // bool
+  Gradients gradients;           // of my data row's tokens; of rows only without the one pass
+  at::Tensor fired_l;            // bool
   std::optional<Screen> screen;  // of the shard's encoder rows; none = exact encode
   at::Tensor b_dec_d;            // what the last step applied: B times the mean gradient
 };

@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include "train/exchange.h"
+
 namespace megadict {
 
-bool fits_one_pass(const Mesh& mesh, const OptimConfig& optim, bool whole_batch) {
-  return mesh.data_size() == 1 && whole_batch && optim.clip_norm == 0;
+bool in_one_pass(const Mesh& mesh, const OptimConfig& optim, const std::string& exchange) {
+  return optim.clip_norm == 0 && (mesh.data_size() == 1 || exchange == "tokens");
 }
 
 UpdateArgs update_args(const OptimConfig& optim, double lr, int64_t step, double scale) {
@@ -19,22 +21,44 @@ UpdateArgs update_args(const OptimConfig& optim, double lr, int64_t step, double
           false};
 }
 
-UpdateResult update_in_one_pass(const BatchGradients& batch, const AuxK& aux, double aux_factor,
-                                const UpdateArgs& args, Screen* screen, TrainState& state,
-                                at::Tensor& b_dec_d) {
-  const KernelSet& kernels = kernels_for(batch.g_bd);
-  const LatentCodes codes = kernels.by_latent(batch.fwd.codes);
-  std::vector<GradientSource> sources = {{codes, batch.fwd.xc_bd, batch.g_bd, 1, batch.l1}};
-  if (batch.aux && aux_factor > 0)
-    sources.push_back(
-        {batch.aux->codes, batch.fwd.xc_bd, batch.aux->g_bd, aux_factor, 0, aux.dead_l});
+UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& aux,
+                                double aux_factor, const UpdateArgs& args, Screen* screen,
+                                TrainState& state) {
+  std::vector<GradientSource> sources;
+  at::Tensor dead;
+  for (const BatchPart& part : parts)
+    sources.push_back({part.codes, part.xc_bd, part.g_bd, 1, part.l1});
+  if (aux.active() && aux_factor > 0) {
+    dead = own_dead(state, aux);
+    for (const BatchPart& part : parts)
+      sources.push_back({part.aux->codes, part.xc_bd, part.aux->g_bd, aux_factor, 0, dead});
+  }
   LatentRows rows = own_latents(state);
   rows.screen = screen;
+  rows.first = state.own.begin;
   UpdateArgs with_unit = args;
   with_unit.unit_rows = !rows.tied();
-  const RowPassResult result = kernels.row_pass(sources, rows, with_unit);
-  b_dec_d += result.b_dec_d.to(b_dec_d.device());
-  return {result.skipped, result.square};
+  const RowPassResult result = kernels_for(rows.w_enc.w).row_pass(sources, rows, with_unit);
+  return {result.skipped, result.square, result.b_dec_d};
+}
+
+void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
+                   std::span<const BatchPart> parts, Screen* screen, TrainState& state) {
+  if (mesh.data_size() == 1) return;
+  const at::Tensor& w_enc = state.dictionary.w_enc_ld;
+  if (!optimiser_named(optim.name).lazy) {
+    share_rows(mesh, state);
+    if (screen != nullptr) screen->refresh(w_enc);
+    return;
+  }
+  const at::Tensor arrived =
+      share_touched_rows(mesh, touched_rows(state, aux, parts), state).to(at::kCPU);
+  if (screen == nullptr) return;
+  const auto* latent = arrived.const_data_ptr<int64_t>();
+  const auto* w = w_enc.const_data_ptr<float>();
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < arrived.size(0); ++i)
+    screen->refresh(latent[i], w + latent[i] * w_enc.size(1));
 }
 
 namespace {

@@ -1,26 +1,19 @@
 // From a batch's gradients to new rows, in one of two ways that differ by rounding alone:
-// - in one pass over the latents (data axis 1, the batch in one piece, no clipping): codes in, rows
-//   out, no gradient tensor;
+// - in one pass over the latents, with the whole batch's codes: rows out, no gradient tensor;
 // - by gradient tensors: summed over micro-batches and the data axis, clipped, then applied.
 #pragma once
 
-#include <optional>
+#include <span>
+#include <string>
 
-#include "model/auxk.h"
 #include "train/config.h"
 #include "train/state.h"
+#include "train/token_exchange.h"
 
 namespace megadict {
 
-// What the one pass needs of a batch: forward passes, and gradients with respect to x_hat.
-struct BatchGradients {
-  Forward fwd;
-  at::Tensor g_bd;
-  double l1 = 0;
-  std::optional<AuxForward> aux;
-};
-
-bool fits_one_pass(const Mesh& mesh, const OptimConfig& optim, bool whole_batch);
+// Not where gradients cross the data axis or are clipped.
+bool in_one_pass(const Mesh& mesh, const OptimConfig& optim, const std::string& exchange);
 
 // What a row's update needs to know besides its gradient. `scale`: from clipping.
 UpdateArgs update_args(const OptimConfig& optim, double lr, int64_t step, double scale = 1);
@@ -28,13 +21,19 @@ UpdateArgs update_args(const OptimConfig& optim, double lr, int64_t step, double
 struct UpdateResult {
   int64_t skipped = 0;  // rows whose gradient was not finite
   double square = 0;    // sum of the squares of the own rows' gradients, before clipping
+  at::Tensor b_dec_d;   // the encoder's share (RowPassResult); only of the one pass
 };
 
-// Adds the encoder's share to b_dec_d [d] fp64. `aux_factor` multiplies AuxK's gradients; `screen`
-// (or nullptr) follows the encoder rows.
-UpdateResult update_in_one_pass(const BatchGradients& batch, const AuxK& aux, double aux_factor,
-                                const UpdateArgs& args, Screen* screen, TrainState& state,
-                                at::Tensor& b_dec_d);
+// `parts`: of the own rows, see tokens_to_owners(). `aux_factor` multiplies AuxK's gradients;
+// `screen` (or nullptr) follows the encoder rows.
+UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& aux,
+                                double aux_factor, const UpdateArgs& args, Screen* screen,
+                                TrainState& state);
+
+// After the one pass, with data axis > 1: everybody's updated rows to everybody. Collective over
+// data.
+void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
+                   std::span<const BatchPart> parts, Screen* screen, TrainState& state);
 
 // `own`: gradients of this rank's rows, summed over the data axis.
 UpdateResult update_by_tensors(const RowGradients& own, const UpdateArgs& args, TrainState& state);

@@ -35,6 +35,8 @@ struct Case {
   int64_t batch, micro;
   double auxk_alpha;
   const char* encode = "fp32";
+  const char* exchange = "tokens";
+  const char* optimiser = "adam";
   bool relu() const { return std::string(activation) == "relu"; }
   bool tied() const { return std::string(decoder) == "tied"; }
 };
@@ -94,7 +96,9 @@ struct Bench {
       : mesh(make_mesh(world, shape)), problem(p) {
     state.dictionary = shard_of_fixed(c, p, mesh);
     state.var_total = p.var_total;
-    reset_optimiser(mesh, optimiser_named("adam"), false, state);
+    config.optim.name = c.optimiser;
+    config.exchange = c.exchange;
+    reset_optimiser(mesh, optimiser_named(c.optimiser), false, state);
     state.tokens = kWindow;
     const Range own = state.dictionary.latents;
     state.tokens_since_fired_l.copy_(p.dead_n().narrow(0, own.begin, own.size()) * kWindow);
@@ -135,11 +139,19 @@ struct Bench {
   }
 };
 
+// One step on the problem's rows.
+inline StepResult step_of(Bench& bench, const Case& c, StepWorkspace& workspace) {
+  int64_t index = 0;
+  return train_step(
+      bench.mesh, bench.config, [&] { return bench.micro(c, index++); }, false, bench.state,
+      workspace);
+}
+
 // All D x F of a number of ranks.
 inline std::vector<MeshConfig> meshes_of_ranks(int ranks) {
   std::vector<MeshConfig> out;
   for (int data = 1; data <= ranks; ++data)
-    if (ranks % data == 0) out.push_back({data, ranks / data});
+    if (ranks % data == 0) out.push_back({.data = data, .feature = ranks / data});
   return out;
 }
 

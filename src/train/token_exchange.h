@@ -1,0 +1,40 @@
+// The data axis (performance.md 5.4, option D): the tokens of all data rows go to the rows' owners,
+// who then see the whole batch and update their rows as a single process does, in ascending order
+// of tokens whatever the mesh; updated rows go back. At data axis 1 nothing moves.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "model/auxk.h"
+#include "train/state.h"
+
+namespace megadict {
+
+// A micro-batch's part in the gradients: codes by latent, and the rows they refer to.
+struct BatchPart {
+  LatentCodes codes = {};
+  at::Tensor xc_bd = {}, g_bd = {};  // x - b_dec, and dL/d x_hat
+  at::Tensor raw_bd = {};            // x in the data's own type; only where it will be exchanged
+  double l1 = 0;
+  std::optional<AuxForward> aux = {};
+};
+
+// The same of all data rows' tokens, restricted to the latents of state.own, ids counted from
+// own.begin; AuxK's lists are those of own_dead(). Rows of data row i follow those of row i - 1.
+// Collective over data.
+BatchPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const AuxK& aux,
+                           BatchPart mine);
+
+// The dead latents among state.own, ids counted from own.begin.
+at::Tensor own_dead(const TrainState& state, const AuxK& aux);
+
+// Rows of state.own that have an entry in any part: [own] bool.
+at::Tensor touched_rows(const TrainState& state, const AuxK& aux, std::span<const BatchPart> parts);
+
+// The owners' rows where `touched` to everybody; returns the local ids of those that arrived.
+// Collective over data.
+at::Tensor share_touched_rows(const Mesh& mesh, const at::Tensor& touched, TrainState& state);
+
+}  // namespace megadict
