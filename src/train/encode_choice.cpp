@@ -62,7 +62,7 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
   if (asked == "fp32") return asked;
   const bool cuda = job.device.is_cuda();
   const bool here =
-      !cuda && all_screen_tiles().front().available() && state.dictionary.d <= Screen::kWidestRow;
+      !cuda && has_fast_screen(isa_in_use()) && state.dictionary.d <= Screen::kWidestRow;
   const bool everywhere = least(mesh, here ? 1 : 0, "screens available") > 0;
   const auto exact = [](const std::string& why) {
     note("kernels.encode: fp32 (" + why + ")");
