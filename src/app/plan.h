@@ -29,7 +29,8 @@ struct PlanInput {
   // kernels.encode: an int8 copy of the encoder rows where shards are large enough for `auto`, or
   // it was asked for.
   enum class Screen { never, large_shards, always } screen = Screen::never;
-  bool clips = false;  // optim.clip_norm: the gradient is kept whole before any update
+  bool tensors = false;  // kernels.set: plain tensor operations, whose temporaries are bounded
+  bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).

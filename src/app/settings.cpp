@@ -119,6 +119,12 @@ void check_config(const Config& config) {
                     "it is for topk on a cpu",
                     model.activation, config.run.device),
         "kernels.encode = auto");
+  if (config.kernels.encode == "screen_int8" && config.kernels.set == "tensor")
+    refuse("kernels.encode = screen_int8 with kernels.set = tensor, which has no screen",
+           "kernels.encode = auto");
+  if (config.kernels.set == "cpu" && config.run.device != "cpu")
+    refuse(fmt::format("kernels.set = cpu with run.device = {}", config.run.device),
+           "kernels.set = auto");
   const DebugConfig& debug = config.debug;
   if (!debug.hang_at.empty() && debug.hang_rank < 0)
     refuse("debug.hang_at is set and debug.hang_rank is -1: which rank is to hang?");

@@ -13,9 +13,9 @@ namespace megadict {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-// Bytes per value of a tile: fp32 and what a device's top-k or the positive entries' places take.
-constexpr int64_t kTileBytes = 16, kPositiveBytes = 40;
-constexpr int64_t kKeyBytes = 48;  // integers on the way to order_keys()
+// Of a value of a tile: its place and list entry where it is positive, the integers on the way to
+// order_keys().
+constexpr int64_t kPositiveBytes = 40, kKeyBytes = 48;
 
 // order_key() of order.h as a signed integer that sorts the same way: (ordered value << 32) minus
 // the position.
@@ -121,7 +121,7 @@ Candidates tensor_topk(const EncodeArgs& args, int64_t k, int64_t work_bytes) {
     out.value.narrow(0, row, count).copy_(best.value);
     out.latent.narrow(0, row, count).copy_(best.latent);
   };
-  for_tiles(args, work_bytes / kTileBytes, take);
+  for_tiles(args, work_bytes / kTensorTileBytes, take);
   return out;
 }
 

@@ -4,11 +4,23 @@
 // entry and per latent. No sum depends on the order of threads, on any device.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/kernel_set.h"
 
 namespace megadict {
 
+// Bytes that a value of an encode's tile and an element of a chunk of rows in the optimiser need,
+// temporaries included.
+inline constexpr int64_t kTensorTileBytes = 16, kTensorRowBytes = 64;
+
 inline constexpr int64_t kTensorWorkBytes = int64_t{256} << 20;
+
+// Of a step on b rows of width d and l latents, at most: a tile of all rows and latents, or rows of
+// all latents.
+constexpr int64_t tensor_work_bytes(int64_t b, int64_t d, int64_t l) {
+  return std::min(kTensorWorkBytes, std::max(kTensorTileBytes * b, kTensorRowBytes * d) * l);
+}
 
 Candidates tensor_topk(const EncodeArgs& args, int64_t k, int64_t work_bytes);
 Codes tensor_positive(const EncodeArgs& args, int64_t work_bytes);

@@ -14,8 +14,6 @@ namespace megadict {
 
 namespace {
 
-// Tensors of a chunk's size that a row pass has at the same time, in fp32.
-constexpr int64_t kChunkTensors = 16;
 constexpr int64_t kEntryBytes = 64;  // of indices and factors, for an entry of a chunk
 
 // List i, entries [start[i], start[i + 1]): the sum of factor * row `index` of `table`. Adds in the
@@ -67,7 +65,7 @@ struct Chunk {
 };
 
 int64_t rows_of_chunk(int64_t d, int64_t work_bytes) {
-  return std::max<int64_t>(1, work_bytes / (kChunkTensors * 4 * d));
+  return std::max<int64_t>(1, work_bytes / (kTensorRowBytes * d));
 }
 
 // A source whose codes have a list for every latent of the shard.
