@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "kernels/isa.h"
 #include "kernels/kernel_set.h"
 
 namespace megadict {
@@ -20,19 +19,20 @@ Isa common_isa(Communicator& world) {
 
 }  // namespace
 
+Isa resolve_isa(const std::string& asked, Isa common, bool was_auto) {
+  const Isa isa = asked == "auto" ? common : isa_named(asked);
+  if (isa <= common) return isa;
+  const std::string lacks =
+      fmt::format("some rank's processor lacks {}; all have {}", asked, name_of(common));
+  if (!was_auto)
+    fail_agreed(ExitCode::usage, fmt::format("kernels.isa = {}: {}", asked, lacks),
+                fmt::format("--kernels.isa {}", name_of(common)));
+  note(fmt::format("kernels.isa: {} ({})", name_of(common), lacks));
+  return common;
+}
+
 std::string choose_kernels(Communicator& world, const KernelConfig& asked, bool was_auto) {
-  const Isa common = common_isa(world);
-  Isa isa = asked.isa == "auto" ? common : isa_named(asked.isa);
-  if (isa > common) {
-    const std::string lacks =
-        fmt::format("some rank's processor has no {}, the best that all have is {}", asked.isa,
-                    name_of(common));
-    if (!was_auto)
-      fail_agreed(ExitCode::usage, fmt::format("kernels.isa = {}: {}", asked.isa, lacks),
-                  fmt::format("--kernels.isa {}", name_of(common)));
-    note(fmt::format("kernels.isa: {} ({})", name_of(common), lacks));
-    isa = common;
-  }
+  const Isa isa = resolve_isa(asked.isa, common_isa(world), was_auto);
   use_isa(isa);
   use_kernels(asked.set == "tensor" ? &kTensorKernels : nullptr);
   return std::string(name_of(isa));

@@ -45,7 +45,7 @@ def test_every_choice_learns_the_same(megadict_bin, best, data, tmp_path, shape)
 
 def test_auto_is_kept_and_a_change_is_noticed(megadict_bin, best, data, tmp_path):
     out = tmp_path / "run"
-    assert run(megadict_bin, short(data, out, checkpoint__every_steps=5)).returncode == 0
+    assert run(megadict_bin, short(data, out, checkpoint__every_steps=5, checkpoint__keep=9)).returncode == 0
     assert config_of(out)["kernels.isa"] == {"value": best, "source": "resolved"}
     step = out / "checkpoints" / "step_000000010"
     again = tmp_path / "again"
@@ -61,19 +61,6 @@ def test_auto_is_kept_and_a_change_is_noticed(megadict_bin, best, data, tmp_path
     assert config_of(other)["kernels.isa"] == {"value": "scalar", "source": "command line"}
 
 
-def test_what_auto_picked_gives_way_on_another_processor(megadict_bin, best, data, tmp_path):
-    if best == ISAS[-1]:
-        pytest.skip("this processor has every instruction set that there is to lack")
-    out = tmp_path / "run"
-    assert run(megadict_bin, short(data, out)).returncode == 0
-    config = config_of(out)
-    config["kernels.isa"]["value"] = ISAS[-1]
-    (out / "config.json").write_text(json.dumps(config))
-    done = run(megadict_bin, train_words(data, out, data__tokens=101 * 25, run__resume="auto"))
-    assert done.returncode == 0, done.stderr
-    assert config_of(out)["kernels.isa"]["value"] == best
-
-
 @pytest.mark.parametrize("fields, part", [
     ({"kernels__isa": "avx"}, "auto, avx512_vnni, avx512, avx2, scalar"),
     ({"kernels__set": "gpu"}, "auto, cpu, tensor"),
@@ -87,11 +74,3 @@ def test_refusals(megadict_bin, best, data, tmp_path, fields, part):
     done = run(megadict_bin, short(data, tmp_path / "run", **fields))
     assert done.returncode == 2 and part in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_a_missing_instruction_set_is_refused(megadict_bin, best, data, tmp_path):
-    if best == ISAS[-1]:
-        pytest.skip("this processor has every instruction set that there is to lack")
-    done = run(megadict_bin, short(data, tmp_path / "run", kernels__isa=ISAS[-1]))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"--kernels.isa {best}" in done.stderr
