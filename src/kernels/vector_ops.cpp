@@ -1,6 +1,8 @@
 #include "kernels/vector_ops.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 
 // The loops are written once and compiled for each instruction set: inlined into functions that
@@ -71,23 +73,18 @@ MEGADICT_BODY void sign_row(float* w, const float* g, int64_t d, float along, fl
   }
 }
 
+// Bits of magnitudes are ordered as integers, NaN above infinity: it is not lost to what follows.
 MEGADICT_BODY float largest_magnitude(const float* x, int64_t d) {
   constexpr int64_t kLanes = 16;
-  float lanes[kLanes] = {};
+  const auto magnitude = [](float value) { return std::bit_cast<int32_t>(value) & 0x7FFFFFFF; };
+  int32_t lanes[kLanes] = {}, largest = 0;
   int64_t i = 0;
-  // A NaN wins against what was before it and stays: no comparison with one holds.
   for (; i + kLanes <= d; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const float a = std::fabs(x[i + lane]);
-      lanes[lane] = lanes[lane] < a || a != a ? a : lanes[lane];
-    }
-  float largest = 0;
-  for (; i < d; ++i) {
-    const float a = std::fabs(x[i]);
-    largest = largest < a || a != a ? a : largest;
-  }
-  for (float lane : lanes) largest = lane > largest || std::isnan(lane) ? lane : largest;
-  return largest;
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      lanes[lane] = std::max(lanes[lane], magnitude(x[i + lane]));
+  for (; i < d; ++i) largest = std::max(largest, magnitude(x[i]));
+  for (int32_t lane : lanes) largest = std::max(largest, lane);
+  return std::bit_cast<float>(largest);
 }
 
 MEGADICT_BODY bool mostly_lost(const float* x, int64_t d, float inverse) {
