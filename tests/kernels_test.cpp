@@ -10,9 +10,18 @@
 #include "kernels/fixed_point.h"
 #include "kernels/kernel_set.h"
 #include "kernels/order.h"
+#include "kernels/tensor_kernels.h"
 
 namespace megadict {
 namespace {
+
+// Every set, and the tensor operations in chunks of a few values, rows and entries.
+std::vector<KernelSet> tested_sets() {
+  std::vector<KernelSet> sets(all_kernel_sets().begin(), all_kernel_sets().end());
+  sets.push_back(tensor_kernel_set<65536>("tensor_small_chunks"));
+  sets.push_back(tensor_kernel_set<1>("tensor_single_values"));
+  return sets;
+}
 
 struct Shape {
   int64_t b, d, l, k;
@@ -20,9 +29,7 @@ struct Shape {
 
 class Kernels : public testing::TestWithParam<std::tuple<int, Shape>> {
  protected:
-  const KernelSet& set() const {
-    return all_kernel_sets()[static_cast<size_t>(std::get<0>(GetParam()))];
-  }
+  const KernelSet& set() const { return sets_[static_cast<size_t>(std::get<0>(GetParam()))]; }
   Shape shape() const { return std::get<1>(GetParam()); }
 
   void SetUp() override {
@@ -55,6 +62,7 @@ class Kernels : public testing::TestWithParam<std::tuple<int, Shape>> {
     return out;
   }
 
+  const std::vector<KernelSet> sets_ = tested_sets();
   at::Tensor x_, w_, bias_, v_;
 };
 
@@ -275,21 +283,24 @@ TEST_P(Kernels, RowPassLeavesALatentWithoutFiniteGradientAlone) {
   EXPECT_TRUE(at::equal(rows.w_dec.w, w));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    AllSets, Kernels,
-    testing::Combine(testing::Range(0, 2),
-                     testing::Values(Shape{1, 1, 1, 1}, Shape{5, 3, 7, 3}, Shape{33, 17, 1031, 32},
-                                     Shape{300, 64, 130, 9}, Shape{3, 8, 5, 9},
-                                     Shape{2, 4, 2000, 600})),
-    [](const auto& row) {
-      const Shape s = std::get<1>(row.param);
-      return std::string(all_kernel_sets()[static_cast<size_t>(std::get<0>(row.param))].name) +
-             "_" + std::to_string(s.b) + "x" + std::to_string(s.d) + "x" + std::to_string(s.l) +
-             "k" + std::to_string(s.k);
-    });
+std::string name_of_case(const testing::TestParamInfo<std::tuple<int, Shape>>& row) {
+  const auto& [set, s] = row.param;
+  return std::string(tested_sets()[static_cast<size_t>(set)].name) + "_" + std::to_string(s.b) +
+         "x" + std::to_string(s.d) + "x" + std::to_string(s.l) + "k" + std::to_string(s.k);
+}
+
+constexpr Shape kSmall[] = {{1, 1, 1, 1}, {5, 3, 7, 3}, {3, 8, 5, 9}};
+constexpr Shape kLarge[] = {{33, 17, 1031, 32}, {300, 64, 130, 9}, {2, 4, 2000, 600}};
+
+INSTANTIATE_TEST_SUITE_P(Small, Kernels,
+                         testing::Combine(testing::Range(0, 4), testing::ValuesIn(kSmall)),
+                         name_of_case);
+INSTANTIATE_TEST_SUITE_P(Large, Kernels,
+                         testing::Combine(testing::Range(0, 3), testing::ValuesIn(kLarge)),
+                         name_of_case);
 
 TEST(KernelsEdge, NanInARowReachesTheCodes) {
-  for (const KernelSet& set : all_kernel_sets()) {
+  for (const KernelSet& set : tested_sets()) {
     at::Tensor x = at::ones({2, 4}), w = at::ones({700, 4}), bias = at::zeros({700});
     w[600][2] = std::numeric_limits<float>::quiet_NaN();
     const Candidates got = set.topk({x, w, bias}, 3);
@@ -303,7 +314,7 @@ TEST(KernelsEdge, NanInARowReachesTheCodes) {
 TEST(KernelsEdge, InfinitiesAndNaNOfBothSigns) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const KernelSet& set : all_kernel_sets())
+  for (const KernelSet& set : tested_sets())
     for (float bad : {kInf, -kInf, nan, -nan}) {
       const at::Tensor x = at::ones({3, 4}), w = at::zeros({700, 4});
       const Candidates got = set.topk({x, w, at::full({700}, bad)}, 32);
@@ -315,7 +326,7 @@ TEST(KernelsEdge, InfinitiesAndNaNOfBothSigns) {
 }
 
 TEST(KernelsEdge, NoRows) {
-  for (const KernelSet& set : all_kernel_sets()) {
+  for (const KernelSet& set : tested_sets()) {
     const at::Tensor x = at::empty({0, 4}), w = at::ones({7, 4}), bias = at::zeros({7});
     EXPECT_EQ(set.topk({x, w, bias}, 3).value.size(0), 0);
     const Codes codes = set.positive({x, w, bias});

@@ -8,6 +8,7 @@
 
 #include "comm/backends.h"
 #include "io/file.h"
+#include "kernels/tensor_kernels.h"
 #include "support/mpi_main.h"
 #include "support/shared_data.h"
 #include "support/train_bench.h"
@@ -95,7 +96,13 @@ void expect_parity(const Case& c, const Problem& p) {
   }
 }
 
-class Parity : public testing::TestWithParam<Case> {};
+// The tensor operations in chunks of five rows.
+const KernelSet kSmallChunks = tensor_kernel_set<8192>("tensor_small_chunks");
+
+class Parity : public testing::TestWithParam<Case> {
+ protected:
+  KernelsOf kernels_{GetParam()};
+};
 
 TEST_P(Parity, LossAndGradientsEqualTheOraclesOnEveryMesh) {
   expect_parity(GetParam(), small_problem(GetParam()));
@@ -144,14 +151,20 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"topk_screened", "topk", "linear", 61, 0, 1.0 / 32, "screen_int8"},
                     Case{"topk_screened_micro", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8"},
                     Case{"topk_screened_tied", "topk", "tied", 61, 0, 0, "screen_int8"},
-                    Case{"topk_gradients", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "gradients"},
-                    Case{"topk_micro_gradients", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8",
-                         "gradients"},
                     Case{"relu", "relu", "linear", 61, 0, 0},
-                    Case{"relu_gradients", "relu", "tied", 61, 16, 0, "fp32", "gradients"},
                     Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
                     Case{"relu_tied", "relu", "tied", 5, 0, 0},
-                    Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32}),
+                    Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32},
+                    Case{"tensors", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
+                         &kSmallChunks},
+                    Case{"tensors_micro", "topk", "linear", 61, 16, 1.0 / 32, "fp32", "tokens",
+                         "adam", &kSmallChunks},
+                    Case{"tensors_tied", "topk", "tied", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
+                         &kSmallChunks},
+                    Case{"tensors_relu", "relu", "linear", 37, 0, 1.0 / 32, "fp32", "tokens",
+                         "adam", &kSmallChunks},
+                    Case{"tensors_one_row", "topk", "linear", 1, 0, 1.0 / 32, "fp32", "tokens",
+                         "adam", &kSmallChunks}),
     [](const auto& row) { return row.param.name; });
 
 // ---- rows of a language model ------------------------------------------------------------------
@@ -179,7 +192,10 @@ Problem tinylm_problem(const Case& c) {
   return p;
 }
 
-class ParityOnActivations : public testing::TestWithParam<Case> {};
+class ParityOnActivations : public testing::TestWithParam<Case> {
+ protected:
+  KernelsOf kernels_{GetParam()};
+};
 
 TEST_P(ParityOnActivations, LossAndGradientsEqualTheOraclesOnEveryMesh) {
   if (!file_exists(tinylm_file())) GTEST_SKIP() << "shared data absent: " << tinylm_file();
@@ -188,12 +204,79 @@ TEST_P(ParityOnActivations, LossAndGradientsEqualTheOraclesOnEveryMesh) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, ParityOnActivations,
-    testing::Values(Case{"topk_auxk", "topk", "linear", kTinylmRows, 0, 1.0 / 32},
-                    Case{"topk_screened", "topk", "linear", kTinylmRows, 0, 1.0 / 32,
-                         "screen_int8"},
-                    Case{"topk_tied_micro", "topk", "tied", kTinylmRows, 700, 1.0 / 32},
-                    Case{"relu", "relu", "linear", kTinylmRows, 0, 0},
-                    Case{"relu_tied", "relu", "tied", kTinylmRows, 0, 0}),
+    testing::Values(
+        Case{"topk_auxk", "topk", "linear", kTinylmRows, 0, 1.0 / 32},
+        Case{"topk_screened", "topk", "linear", kTinylmRows, 0, 1.0 / 32, "screen_int8"},
+        Case{"topk_tied_micro", "topk", "tied", kTinylmRows, 700, 1.0 / 32},
+        Case{"relu", "relu", "linear", kTinylmRows, 0, 0},
+        Case{"relu_tied", "relu", "tied", kTinylmRows, 0, 0},
+        Case{"tensors", "topk", "linear", kTinylmRows, 0, 1.0 / 32, "fp32", &kTensorKernels}),
+    [](const auto& row) { return row.param.name; });
+
+// ---- all rows in one shard ---------------------------------------------------------------------
+
+// The best latents of every row are among the first or the last 100 of 403, with k wide enough that
+// the shard which holds them cannot send them all at first.
+class OneShard : public testing::TestWithParam<Case> {
+ protected:
+  KernelsOf kernels_{GetParam()};
+
+  static Problem planted(const Case& c, bool last) {
+    constexpr int64_t n = 403, d = 24, used = 100, pool = 600;
+    Problem p{96,
+              9,
+              0.3,
+              20,
+              random({n, d}, 2),
+              unit_rows(random({n, d}, 1)),
+              random({n}, 3) * 0.1,
+              random({d}, 4) * 0.3,
+              random({pool, d}, 5)};
+    p.b_enc_n.narrow(0, last ? n - used : 0, used).add_(60);
+    p.x_bd = p.x_bd.index_select(0, without_near_ties(c, p).nonzero().squeeze(1))
+                 .narrow(0, 0, c.batch)
+                 .contiguous();
+    return p;
+  }
+};
+
+TEST_P(OneShard, AStepOnEveryMeshEqualsOneRanks) {
+  const Case c = GetParam();
+  for (const bool last : {false, true}) {
+    const Problem p = planted(c, last);
+    expect_parity(c, p);
+    std::unique_ptr<Communicator> self = make_self_communicator("world");
+    const auto step = [&](Bench& bench) {
+      StepWorkspace workspace = make_workspace(bench.state, c.encode);
+      return train_step(
+          bench.mesh, bench.config, [&] { return bench.micro(c, 0); }, false, bench.state,
+          workspace);
+    };
+    Bench alone(c, p, *self, {1, 1});
+    const StepResult want = step(alone);
+    for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
+      Bench bench(c, p, test_world(), shape);
+      bench.mesh.feature->reset_counts();
+      const StepResult got = step(bench);
+      const std::string where = fmt::format("{} last {}", bench.mesh.name(), last);
+      EXPECT_EQ(got.l0, want.l0) << where;
+      EXPECT_EQ(bench.mesh.feature->counts().contains("topk repair"), shape.feature > 1) << where;
+      const Range mine = bench.state.dictionary.latents;
+      const auto expect_rows = [&](const at::Tensor& rows, const at::Tensor& all) {
+        EXPECT_LT(relative(rows, all.narrow(0, mine.begin, mine.size())), 1e-5) << where;
+      };
+      expect_rows(bench.state.dictionary.w_enc_ld, alone.state.dictionary.w_enc_ld);
+      expect_rows(bench.state.dictionary.w_dec_ld, alone.state.dictionary.w_dec_ld);
+      expect_rows(bench.state.dictionary.b_enc_l, alone.state.dictionary.b_enc_l);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, OneShard,
+    testing::Values(Case{"cpu", "topk", "linear", 61, 0, 0},
+                    Case{"screened", "topk", "linear", 61, 0, 0, "screen_int8"},
+                    Case{"tensors", "topk", "linear", 61, 0, 0, "fp32", &kTensorKernels}),
     [](const auto& row) { return row.param.name; });
 
 TEST(AuxkEvery, ActsInEveryMthStepAlone) {

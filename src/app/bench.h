@@ -43,7 +43,7 @@ BenchReport bench_kernels(const KernelBench& options);
 struct StepBench {
   int64_t width = 768, latents = 32768, k = 32, rows = 4096, k_aux = 0, dead = 0;
   int repeats = 5;
-  std::string optimiser = "adam", encode = "screen_int8";
+  std::string optimiser = "adam", encode = "screen_int8", set = "auto";
   MeshConfig mesh;
 };
 // Collective over `world`; rank 0's times.

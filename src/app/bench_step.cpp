@@ -104,10 +104,11 @@ BenchReport bench_step(Communicator& world, const StepBench& options) {
       seconds[s].push_back(result.seconds.*kStages[s].seconds);
   }
   BenchReport report;
-  report.title =
-      fmt::format("step: mesh {}, {} rows of width {}, {} latents, k {}, {}, encode {}, {} dead",
-                  mesh.name(), options.rows, options.width, options.latents, options.k,
-                  options.optimiser, options.encode, options.dead);
+  report.title = fmt::format(
+      "step: mesh {}, {} rows of width {}, {} latents, k {}, {}, encode {}, "
+      "kernels {} {}, {} dead",
+      mesh.name(), options.rows, options.width, options.latents, options.k, options.optimiser,
+      options.encode, kernels_for(x).name, name_of(isa_in_use()), options.dead);
   for (size_t s = 0; s < std::size(kStages); ++s)
     report.lines.push_back(
         line_of(kStages[s].name, seconds[s], static_cast<double>(options.rows), "rows/s"));

@@ -8,11 +8,14 @@
 #include "app/bench.h"
 #include "app/build_facts.h"
 #include "app/commands.h"
+#include "app/fields.h"
 #include "app/machine.h"
 #include "app/options.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "io/json_file.h"
+#include "kernels/isa.h"
+#include "kernels/kernel_set.h"
 #include "kernels/optimiser.h"
 
 namespace megadict {
@@ -25,13 +28,19 @@ struct BenchOptions {
   int repeats = 5;
   int threads = 0;
   double seconds = 10;
-  std::string json;
+  std::string json, isa = "auto";
 };
+
+void settle_isa(const BenchOptions& own) {
+  if (own.isa != "auto") use_isa(isa_named(own.isa));
+}
 
 std::vector<Field> common_fields(BenchOptions& own) {
   return {
       {"repeats", &own.kernels.repeats, "", "timed calls; the median counts", between(1, 1e4)},
       {"threads", &own.threads, "threads", "0 = cpus / ranks that share them", between(0, 4096)},
+      {"isa", &own.isa, "", "instructions of the hand-written kernels; auto = the best there are",
+       one_of(isa_choices())},
       {"json", &own.json, "", "file to write"}};
 }
 
@@ -55,6 +64,7 @@ void finish(const BenchReport& report, const BenchOptions& own) {
   json["megadict"] = version();
   json["processor"] = processor();
   json["features"] = cpu_features();
+  json["kernels"] = name_of(isa_in_use());
   json["threads"] = at::get_num_threads();
   write_json(own.json, json);
 }
@@ -68,6 +78,7 @@ int run_kernels(Launch& launch, const Args& args) {
     fail_agreed(ExitCode::usage, fmt::format("k = {} is larger than n_latents = {}", own.kernels.k,
                                              own.kernels.latents));
   const c10::NoGradGuard no_grad;
+  settle_isa(own);
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   own.kernels.repeats = own.repeats;
   finish(bench_kernels(own.kernels), own);
@@ -89,6 +100,7 @@ OptionSet step_options(BenchOptions& own) {
        {"rows", &step.rows, "rows", "of the batch", between(1, 1e7)},
        {"optimiser", &step.optimiser, "", "", one_of(names)},
        {"encode", &step.encode, "", "", one_of({"fp32", "screen_int8"})},
+       {"set", &step.set, "", "of kernels: as kernels.set", one_of({"auto", "cpu", "tensor"})},
        {"dead", &step.dead, "latents", "that AuxK works on", between(0, 1e9)},
        {"k_aux", &step.k_aux, "latents", "dead latents active per row; 0 = no AuxK",
         between(0, 65536)},
@@ -110,6 +122,12 @@ int run_step(Launch& launch, const Args& args) {
     fail_agreed(ExitCode::usage, fmt::format("mesh.feature = {} is more than n_latents = {}",
                                              mesh.feature, own.step.latents));
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
+  if (own.step.set == "tensor") {
+    if (own.step.encode != "fp32")
+      fail_agreed(ExitCode::usage, "set = tensor has no screen", "--encode fp32");
+    use_kernels(&kTensorKernels);
+  }
+  settle_isa(own);
   const BenchReport report = bench_step(launch.world(), own.step);
   if (launch.facts().rank == 0) finish(report, own);
   return 0;

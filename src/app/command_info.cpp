@@ -6,6 +6,9 @@
 #include "app/options.h"
 #include "app/together.h"
 #include "base/log.h"
+#include "kernels/fp32_tile.h"
+#include "kernels/screen_tile.h"
+#include "kernels/vector_ops.h"
 
 namespace megadict {
 
@@ -31,6 +34,9 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("LibTorch   {}", torch_facts()));
   say(fmt::format("processor  {}", processor()));
   say(fmt::format("features   {}", fmt::join(cpu_features(), " ")));
+  say(fmt::format("kernels    {} (encode {}, screen {}, rows {})", name_of(isa_in_use()),
+                  name_of(best_fp32_tile().isa), name_of(best_screen_tile().isa),
+                  name_of(best_vector_ops().isa)));
   say(fmt::format("GPUs       {}", gpu_facts()));
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));

@@ -24,6 +24,7 @@
 #include "io/json_file.h"
 #include "model/saved.h"
 #include "train/encode_choice.h"
+#include "train/isa_choice.h"
 #include "train/run_log.h"
 #include "train/schedule.h"
 #include "train/start.h"
@@ -109,6 +110,14 @@ void settle_threads(Settings& settings, const LaunchFacts& facts) {
   if (run.threads == 0) settings.sources["run.threads"] = "resolved";
   run.threads = threads;
   at::set_num_threads(threads);
+}
+
+// What `auto` came to mean.
+void resolve_field(Settings& settings, const char* name, std::string& member,
+                   const std::string& value) {
+  if (member == value) return;
+  member = value;
+  settings.sources[name] = "resolved";
 }
 
 // Resolves what depends on the data; returns the plan of the resolved settings. Refuses before it
@@ -214,12 +223,12 @@ int run_train(Launch& launch, const Args& args) {
                .resume_from = start.checkpoint,
                .resume_config = start.config_path};
   // A start that is refused has written nothing.
+  resolve_field(settings, "kernels.isa", config.kernels.isa,
+                choose_kernels(launch.world(), config.kernels,
+                               source_of(settings, "kernels.isa") == "resolved"));
   TrainState state = start_state(mesh, job);
   job.kernels.encode = choose_encode(mesh, job, state);
-  if (config.kernels.encode != job.kernels.encode) {
-    config.kernels.encode = job.kernels.encode;
-    settings.sources["kernels.encode"] = "resolved";
-  }
+  resolve_field(settings, "kernels.encode", config.kernels.encode, job.kernels.encode);
   write_run_folder(launch, settings, args, start);
   const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);

@@ -1,5 +1,6 @@
 #include "app/fields.h"
 
+#include "kernels/isa.h"
 #include "train/schedule.h"
 
 namespace megadict {
@@ -96,6 +97,13 @@ Fields kernel_fields(KernelConfig& c) {
       {"kernels.encode", &c.encode, "",
        "topk: exact fp32, or an int8 screen and fp32 among what it lets pass; auto measures",
        one_of({"auto", "fp32", "screen_int8"}), notice},
+      {"kernels.isa", &c.isa, "",
+       "instructions of the hand-written kernels; auto = the best that every rank has",
+       one_of(isa_choices()), notice},
+      {"kernels.set", &c.set, "",
+       "hand-written cpu loops, or plain tensor operations (slow on a cpu: the reference); auto = "
+       "cpu, on a GPU tensor",
+       one_of({"auto", "cpu", "tensor"}), notice},
   };
 }
 
@@ -153,6 +161,12 @@ Fields mesh_and_debug_fields(MeshConfig& mesh, DebugConfig& debug) {
 }
 
 }  // namespace
+
+std::vector<std::string> isa_choices() {
+  std::vector<std::string> names = {"auto"};
+  for (const IsaFact& fact : all_isas()) names.emplace_back(fact.name);
+  return names;
+}
 
 std::vector<Field> fields_of(Config& config) {
   Fields all;

@@ -2,6 +2,7 @@
 // saved config.json and the resume check. tests/golden/fields.txt freezes the names.
 #pragma once
 
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -12,6 +13,8 @@ namespace megadict {
 
 // The table for one Config; the records point into it.
 std::vector<Field> fields_of(Config& config);
+
+std::vector<std::string> isa_choices();  // of kernels.isa
 
 // visitor(const Field&, T& member) with T one of the types of FieldTarget.
 template <class Visitor>

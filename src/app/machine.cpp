@@ -67,7 +67,7 @@ void measure_encode(double seconds, Machine& out) {
     const auto [rows, its_bias] = args(latents);
     kCpuKernels.topk({x, rows, its_bias}, kActive);
   });
-  if (!all_screen_tiles().front().available()) return;
+  if (!has_fast_screen(isa_in_use())) return;
   Screen few(w.narrow(0, 0, kFewLatents)), many(w);
   out.screen_rate = slope(seconds, [&](int64_t latents) {
     const auto [rows, its_bias] = args(latents);

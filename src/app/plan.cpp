@@ -9,6 +9,7 @@
 #include "data/batch_plan.h"
 #include "kernels/optimiser.h"
 #include "kernels/screen_tile.h"
+#include "kernels/tensor_kernels.h"
 #include "model/topk.h"
 #include "train/encode_choice.h"
 
@@ -159,8 +160,9 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   const int64_t codes = in.topk ? std::min(in.k, latents) : latents / 2;
   const int64_t aux_codes = std::min(in.k_aux, latents);
   const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
-  return queue + whole + own + kept_bytes(in, data_size, feature_size) +
-         rows * encode_bytes(in, latents) +
+  const int64_t work =
+      in.tensors ? tensor_work_bytes(rows, in.width, latents) : rows * encode_bytes(in, latents);
+  return queue + whole + own + work + kept_bytes(in, data_size, feature_size) +
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
 }
 
@@ -186,9 +188,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.clips = config.optim.clip_norm > 0;
   in.tokens = config.mesh.exchange != "gradients";
   in.deterministic = config.run.deterministic;
+  in.tensors = config.kernels.set == "tensor" || config.run.device != "cpu";
   if (config.kernels.encode == "screen_int8")
     in.screen = PlanInput::Screen::always;
-  else if (config.kernels.encode == "auto" && in.topk && config.run.device == "cpu")
+  else if (config.kernels.encode == "auto" && in.topk && !in.tensors)
     in.screen = PlanInput::Screen::large_shards;
   return in;
 }

@@ -29,8 +29,9 @@ struct PlanInput {
   // kernels.encode: an int8 copy of the encoder rows where shards are large enough for `auto`, or
   // it was asked for.
   enum class Screen { never, large_shards, always } screen = Screen::never;
-  bool clips = false;  // optim.clip_norm: the gradient is kept whole before any update
-  bool tokens = true;  // mesh.exchange: tokens cross the data axis, not gradients
+  bool tensors = false;  // kernels.set: plain tensor operations, whose temporaries are bounded
+  bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
+  bool tokens = true;    // mesh.exchange: tokens cross the data axis, not gradients
   bool deterministic = false;
 };
 

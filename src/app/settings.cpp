@@ -111,6 +111,8 @@ void check_deterministic(const Config& config) {
   const auto conflict = [](const std::string& what, const std::string& why, const char* hint) {
     refuse(fmt::format("run.deterministic with {}: {}", what, why), hint);
   };
+  if (config.kernels.set == "tensor")
+    conflict("kernels.set = tensor", "its products depend on their shape", "kernels.set = auto");
   const std::string& encode = config.kernels.encode;
   if (config.run.device != "cpu")
     conflict("run.device = " + config.run.device, "its products depend on their shape",
@@ -153,6 +155,12 @@ void check_config(const Config& config) {
                     "it is for topk on a cpu",
                     model.activation, config.run.device),
         "kernels.encode = auto");
+  if (config.kernels.encode == "screen_int8" && config.kernels.set == "tensor")
+    refuse("kernels.encode = screen_int8 with kernels.set = tensor, which has no screen",
+           "kernels.encode = auto");
+  if (config.kernels.set == "cpu" && config.run.device != "cpu")
+    refuse(fmt::format("kernels.set = cpu with run.device = {}", config.run.device),
+           "kernels.set = auto");
   if (config.mesh.exchange == "tokens" && config.optim.clip_norm > 0)
     refuse(
         "mesh.exchange = tokens with optim.clip_norm > 0: clipping needs gradients before rows "

@@ -1,6 +1,7 @@
 #include "kernels/fp32_tile.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #if defined(__x86_64__)
@@ -147,21 +148,14 @@ MEGADICT_AVX2 void run_avx2(const float* w, const float* bias, int64_t d, int64_
   }
 }
 
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
-}
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
 #endif
 
-constexpr Fp32Tile kTiles[] = {
+constexpr std::array kTiles = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, run_avx512},
-    {"avx2", has_avx2, run_avx2},
+    Fp32Tile{Isa::avx512, run_avx512},
+    Fp32Tile{Isa::avx2, run_avx2},
 #endif
-    {"scalar", [] { return true; }, run_scalar},
+    Fp32Tile{Isa::scalar, run_scalar},
 };
 
 }  // namespace
@@ -170,10 +164,8 @@ std::span<const Fp32Tile> all_fp32_tiles() {
   return kTiles;
 }
 
-const Fp32Tile& best_fp32_tile() {
-  static const Fp32Tile& best = *std::find_if(std::begin(kTiles), std::end(kTiles),
-                                              [](const auto& t) { return t.available(); });
-  return best;
+const Fp32Tile& best_fp32_tile(Isa isa) {
+  return best_available(kTiles, isa);
 }
 
 }  // namespace megadict

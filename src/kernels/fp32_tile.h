@@ -6,7 +6,8 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
+
+#include "kernels/isa.h"
 
 namespace megadict {
 
@@ -29,14 +30,13 @@ struct Fp32Block {
 };
 
 struct Fp32Tile {
-  std::string_view name;
-  bool (*available)();
+  Isa isa;
   // Encoder rows [first, last) of w [l, d], ascending.
   void (*run)(const float* w, const float* bias, int64_t d, int64_t first, int64_t last,
               Fp32Block&);
 };
 
 std::span<const Fp32Tile> all_fp32_tiles();  // best first, scalar last
-const Fp32Tile& best_fp32_tile();            // that this processor has
+const Fp32Tile& best_fp32_tile(Isa isa = isa_in_use());
 
 }  // namespace megadict

@@ -106,8 +106,11 @@ inline constexpr int64_t kCutAll = 0xFFFFFFFEll;        // every real entry is s
 inline constexpr int64_t kCutTruncated = 0xFFFFFFFFll;  // the lists were too short to tell
 
 std::span<const KernelSet> all_kernel_sets();
-// "cpu" for CPU tensors, "tensor" for others.
+// "cpu" for CPU tensors, "tensor" for others, unless use_kernels() named one.
 const KernelSet& kernels_for(const at::Tensor& like);
+// From here on, for the whole process, this set for every tensor; it must fit their device. nullptr
+// = none in particular.
+void use_kernels(const KernelSet* set);
 
 extern const KernelSet kCpuKernels;
 extern const KernelSet kTensorKernels;

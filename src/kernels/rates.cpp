@@ -51,8 +51,8 @@ double sgemm_tile_rate(int64_t d, double seconds) {
 }
 
 double screen_tile_rate(int64_t d, double seconds) {
-  const ScreenTile& tile = all_screen_tiles().front();
-  if (tile.name == "scalar" || !tile.available()) return 0;
+  const ScreenTile& tile = best_screen_tile();
+  if (tile.isa == Isa::scalar) return 0;
   return rate_of(seconds, [&tile, d] {
     constexpr int64_t kLatents = 510;
     QuantisedRows w(kLatents, d);

@@ -118,18 +118,13 @@ MEGADICT_VNNI void run_vnni(const QuantisedRows& w, const float* bias, int64_t f
   for (; j + kWide <= last; j += kWide) products<kWide>(w, bias, j, block);
   for (; j < last; ++j) products<1>(w, bias, j, block);
 }
-
-bool has_vnni() {
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
-}
 #endif
 
-constexpr ScreenTile kTiles[] = {
+constexpr std::array kTiles = {
 #if defined(__x86_64__)
-    {"avx512-vnni", has_vnni, run_vnni},
+    ScreenTile{Isa::avx512_vnni, run_vnni},
 #endif
-    {"scalar", [] { return true; }, run_scalar},
+    ScreenTile{Isa::scalar, run_scalar},
 };
 
 }  // namespace
@@ -138,10 +133,12 @@ std::span<const ScreenTile> all_screen_tiles() {
   return kTiles;
 }
 
-const ScreenTile& best_screen_tile() {
-  static const ScreenTile& best = *std::find_if(std::begin(kTiles), std::end(kTiles),
-                                                [](const auto& t) { return t.available(); });
-  return best;
+const ScreenTile& best_screen_tile(Isa isa) {
+  return best_available(kTiles, isa);
+}
+
+bool has_fast_screen(Isa isa) {
+  return best_screen_tile(isa).isa != Isa::scalar;
 }
 
 }  // namespace megadict

@@ -5,8 +5,8 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
 
+#include "kernels/isa.h"
 #include "kernels/memory.h"
 
 namespace megadict {
@@ -47,13 +47,13 @@ struct RowBlock {
 };
 
 struct ScreenTile {
-  std::string_view name;
-  bool (*available)();
+  Isa isa;
   // All latents in [first, last); `bias` [rows of w].
   void (*run)(const QuantisedRows& w, const float* bias, int64_t first, int64_t last, RowBlock&);
 };
 
 std::span<const ScreenTile> all_screen_tiles();  // best first, scalar last
-const ScreenTile& best_screen_tile();            // that this processor has
+const ScreenTile& best_screen_tile(Isa isa = isa_in_use());
+bool has_fast_screen(Isa isa);  // the scalar version is for tests: slower than the exact encode
 
 }  // namespace megadict

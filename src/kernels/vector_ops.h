@@ -1,9 +1,11 @@
-// Loops over one row of d floats, compiled for AVX-512, AVX2 and plain x86-64 and picked at run
-// time. Sums run in a fixed order, so that equal input gives equal bits on one kind of processor.
+// Loops over one row of d floats, compiled for several instruction sets and picked at run time.
+// Sums run in a fixed order, so that equal input gives equal bits with one instruction set.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
+#include "kernels/isa.h"
 #include "kernels/kernel_set.h"
 
 namespace megadict {
@@ -37,5 +39,24 @@ float largest_magnitude(const float* x, int64_t d);  // not finite where an elem
 bool mostly_lost(const float* x, int64_t d, float inverse);
 // q = x * inverse, rounded; the rest of q is left. Returns the sum of q.
 int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q);
+
+// One version of the loops; the functions above call the one in use.
+struct VectorOps {
+  Isa isa;
+  double (*dot)(const float*, const float*, int64_t);
+  void (*add_scaled)(float*, float, const float*, int64_t);
+  void (*add_scaled4)(float*, const float*, const float* const*, int64_t);
+  void (*add_fixed)(int64_t*, double, const float*, int64_t);
+  void (*adam_row)(float* w, const float* g, float* m, float* v, int64_t d, float along,
+                   const RowUpdate&);
+  void (*adam_b1_0_row)(float* w, const float* g, float* v, int64_t d, float along, float decay,
+                        const RowUpdate&);
+  void (*sign_row)(float* w, const float* g, int64_t d, float along, float rate);
+  float (*largest_magnitude)(const float*, int64_t);
+  bool (*mostly_lost)(const float*, int64_t, float);
+  int64_t (*quantise)(const float*, int64_t, float, int8_t*);
+};
+std::span<const VectorOps> all_vector_ops();  // best first, scalar last
+const VectorOps& best_vector_ops(Isa isa = isa_in_use());
 
 }  // namespace megadict

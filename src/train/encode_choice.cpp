@@ -61,26 +61,30 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
   const std::string& asked = job.kernels.encode;
   if (asked == "fp32") return asked;
   const bool cuda = job.device.is_cuda();
-  const bool here =
-      !cuda && all_screen_tiles().front().available() && state.dictionary.d <= Screen::kWidestRow;
+  const bool tensors = job.kernels.set == "tensor";
+  const bool here = !cuda && !tensors && has_fast_screen(isa_in_use()) &&
+                    state.dictionary.d <= Screen::kWidestRow;
   const bool everywhere = least(mesh, here ? 1 : 0, "screens available") > 0;
   const auto exact = [](const std::string& why) {
     note("kernels.encode: fp32 (" + why + ")");
     return std::string("fp32");
   };
-  constexpr const char* kNoScreen =
-      "on some rank there is no AVX-512 VNNI, or a GPU, or rows are wider than 65536";
+  const char* no_screen =
+      tensors
+          ? "kernels.set = tensor has no screen"
+          : "some rank has no AVX-512 VNNI, or kernels.isa leaves it out, or there is a GPU, or "
+            "rows are wider than 65536";
   if (asked != "auto") {
     if (everywhere) return asked;
-    if (job.encode_was_auto) return exact(kNoScreen);
-    fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, kNoScreen),
+    if (job.encode_was_auto) return exact(no_screen);
+    fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, no_screen),
                 "--kernels.encode fp32");
   }
-  if (cuda || job.run.deterministic || !activation_named(job.model.activation).screened)
+  if (cuda || tensors || job.run.deterministic || !activation_named(job.model.activation).screened)
     return "fp32";  // nothing to choose from
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";
-  if (!everywhere) return exact(kNoScreen);
+  if (!everywhere) return exact(no_screen);
   const Rates mine = measure(job, state);
   const Rates rates{least(mesh, mine.fp32, "fp32 rate"), least(mesh, mine.screen, "screen rate")};
   if (rates.fp32 >= rates.screen)

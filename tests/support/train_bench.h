@@ -37,6 +37,7 @@ struct Case {
   const char* encode = "fp32";
   const char* exchange = "tokens";
   const char* optimiser = "adam";
+  const KernelSet* kernels = nullptr;  // for CPU tensors; nullptr = the usual
   bool relu() const { return std::string(activation) == "relu"; }
   bool tied() const { return std::string(decoder) == "tied"; }
 };
@@ -60,6 +61,12 @@ inline Problem small_problem(const Case& c) {
   if (c.tied()) p.w_enc_nd = p.w_dec_nd;
   return p;
 }
+
+// While it lives, a case's kernels are used.
+struct KernelsOf {
+  explicit KernelsOf(const Case& c) { use_kernels(c.kernels); }
+  ~KernelsOf() { use_kernels(nullptr); }
+};
 
 // This rank's rows of the problem's dictionary.
 inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& mesh) {

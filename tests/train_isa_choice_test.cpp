@@ -1,0 +1,39 @@
+// kernels.isa where ranks' processors differ, and on a processor that lacks what is asked for.
+#include "train/isa_choice.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace megadict {
+namespace {
+
+TEST(IsaChoice, AutoTakesWhatAllHave) {
+  for (const IsaFact& fact : all_isas()) EXPECT_EQ(resolve_isa("auto", fact.isa, false), fact.isa);
+}
+
+TEST(IsaChoice, WhatIsAskedForIsTakenOrRefused) {
+  for (const IsaFact& common : all_isas())
+    for (const IsaFact& asked : all_isas()) {
+      const std::string name(asked.name);
+      if (asked.isa <= common.isa) {
+        EXPECT_EQ(resolve_isa(name, common.isa, false), asked.isa);
+        EXPECT_EQ(resolve_isa(name, common.isa, true), asked.isa);
+        continue;
+      }
+      // What auto picked before a resume gives way; what somebody asked for does not.
+      EXPECT_EQ(resolve_isa(name, common.isa, true), common.isa);
+      try {
+        resolve_isa(name, common.isa, false);
+        ADD_FAILURE() << name << " on " << common.name;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::usage);
+        EXPECT_THAT(error.what(), testing::HasSubstr("kernels.isa = " + name));
+        EXPECT_THAT(error.what(), testing::HasSubstr(std::string(common.name)));
+      }
+    }
+}
+
+}  // namespace
+}  // namespace megadict
