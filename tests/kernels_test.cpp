@@ -73,7 +73,7 @@ TEST_P(Kernels, TopkKeepsTheBestByTheTotalOrder) {
 }
 
 TEST_P(Kernels, PositiveKeepsWhatReluKeeps) {
-  const Codes got = set().positive({x_, w_, bias_});
+  const Codes got = set().above({x_, w_, bias_}, 0);
   EXPECT_TRUE(at::equal(dense(got), v_.relu()));
   EXPECT_EQ(got.nnz(), v_.gt(0).sum().item<int64_t>());
 }
@@ -115,7 +115,7 @@ TEST_P(Kernels, KthAndKeepSelectTheGlobalTopk) {
 
 TEST_P(Kernels, DecodeAndRowGradientsMatchDenseAlgebra) {
   const Shape s = shape();
-  const Codes codes = set().positive({x_, w_, bias_});
+  const Codes codes = set().above({x_, w_, bias_}, 0);
   const at::Tensor z = dense(codes), w_dec = at::randn({s.l, s.d}), g = at::randn({s.b, s.d});
   EXPECT_TRUE(at::allclose(set().decode(codes, w_dec), z.mm(w_dec), 1e-4, 1e-4));
 
@@ -189,14 +189,14 @@ TEST_P(Kernels, UpdatesMatchTheFormulasAndLeaveNonFiniteRowsAlone) {
 // of every third latent, the third of none (a shard without dead latents).
 TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
   const Shape s = shape();
-  const Codes codes = set().positive({x_, w_, bias_});
+  const Codes codes = set().above({x_, w_, bias_}, 0);
   const LatentCodes by_latent = set().by_latent(codes);
   const at::Tensor some = at::arange(0, s.l, 3, at::kLong);
-  const Codes few = set().positive({x_, w_.index_select(0, some), bias_.index_select(0, some)});
+  const Codes few = set().above({x_, w_.index_select(0, some), bias_.index_select(0, some)}, 0);
   const LatentCodes few_by_latent = set().by_latent(few);
   const at::Tensor none = some.narrow(0, 0, 0);
   const LatentCodes no_codes =
-      set().by_latent(set().positive({x_, w_.index_select(0, none), bias_.index_select(0, none)}));
+      set().by_latent(set().above({x_, w_.index_select(0, none), bias_.index_select(0, none)}, 0));
   at::Tensor g = at::randn({s.b, s.d}), g2 = at::randn({s.b, s.d});
   for (const Optimiser& optimiser : all_optimisers())
     for (const bool tied : {false, true}) {
@@ -245,7 +245,7 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
 
 TEST_P(Kernels, RowPassLeavesALatentWithoutFiniteGradientAlone) {
   const Shape s = shape();
-  const Codes codes = set().positive({x_, w_, bias_});
+  const Codes codes = set().above({x_, w_, bias_}, 0);
   if (codes.nnz() == 0) return;
   const LatentCodes by_latent = set().by_latent(codes);
   at::Tensor g = at::randn({s.b, s.d});
@@ -302,7 +302,7 @@ TEST(KernelsEdge, NoRows) {
   for (const KernelSet& set : all_kernel_sets()) {
     const at::Tensor x = at::empty({0, 4}), w = at::ones({7, 4}), bias = at::zeros({7});
     EXPECT_EQ(set.topk({x, w, bias}, 3).value.size(0), 0);
-    const Codes codes = set.positive({x, w, bias});
+    const Codes codes = set.above({x, w, bias}, 0);
     EXPECT_EQ(set.decode(codes, w).size(0), 0);
     EXPECT_EQ(set.by_latent(codes).latent_start.size(0), 8);
   }

@@ -9,6 +9,8 @@
 #include "data/batch_plan.h"
 #include "kernels/optimiser.h"
 #include "kernels/screen_tile.h"
+#include "model/activations.h"
+#include "model/batch_topk.h"
 #include "model/topk.h"
 #include "train/encode_choice.h"
 
@@ -20,6 +22,9 @@ constexpr int64_t kFloat = 4, kDouble = 8;  // bytes; every payload but x is fp3
 constexpr int64_t kCounter = 8;             // int64 per latent
 constexpr int64_t kScalars = 16;            // words that ride with b_dec's gradient
 constexpr int64_t kBlockSums = 256;         // partial sums of b_dec in the one pass
+// A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
+// histogram's copies.
+constexpr int64_t kListedEntry = 64;
 
 int64_t largest_shard(int64_t n, int parts) {
   return shard_of(n, parts, 0).size();
@@ -48,7 +53,7 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   const int64_t foreign = foreign_rows(in, data_size, feature_size);
   const int64_t vectors = kFloat * in.width * foreign, thresholds = 2 * kFloat * foreign;
   out.push_back({"0", "rows", "feature", in.sample_bytes * in.width * foreign});
-  if (in.topk) {
+  if (in.select == PlanInput::Select::row) {
     const int64_t places = candidate_width(in.k, feature_size);
     out.push_back({"2", "topk candidates", "feature", kFloat * places * foreign});
     out.push_back({"3", "topk thresholds", "feature", thresholds});
@@ -72,7 +77,7 @@ bool is_screened(const PlanInput& in, int64_t latents) {
 // A row packed for the encode's tiles and its list of hits (kernels/cpu_encode.cpp, screen.cpp).
 int64_t encode_bytes(const PlanInput& in, int64_t latents) {
   const bool screened = is_screened(in, latents);
-  const int64_t hits = 2 * kFloat * std::max<int64_t>(512, 6 * std::min(in.k, latents));
+  const int64_t hits = 2 * kFloat * std::max<int64_t>(512, 6 * std::min(in.listed(), latents));
   return hits + (screened ? QuantisedRows::padded(in.width) : kFloat * in.width);
 }
 
@@ -86,15 +91,36 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
-  // Without TopK about half the latents are positive at the start.
-  const int64_t codes = in.topk ? std::min(in.k, latents) : latents / 2;
+  // Without a k about half the latents are positive at the start.
+  using enum PlanInput::Select;
+  const int64_t codes = in.select == positive ? latents / 2 : std::min(in.k, latents);
   const int64_t aux_codes = std::min(in.k_aux, latents);
-  const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
+  const int64_t places =
+      in.select == row && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
+  const int64_t listed = in.select == batch ? kListedEntry * std::min(in.listed(), latents) : 0;
   return queue + whole + own + rows * encode_bytes(in, latents) +
-         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
+         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
+}
+
+// Histograms of the selection over the batch, each with a count that rides along. Nearly every
+// batch has a row that holds more than it lists, so that the selection is made twice; where whole
+// shards are listed, never. Ties at the threshold add more.
+void add_batch_selection(const PlanInput& in, int64_t latents, int64_t ranks,
+                         std::vector<Transfer>& out) {
+  if (in.select != PlanInput::Select::batch) return;
+  int64_t words = 0;
+  for (int left = 32; left > 0; left -= kRadixBits)
+    words += (int64_t{1} << std::min(left, kRadixBits)) + 1;
+  const int64_t bytes = 2 * kCounter * words * (ranks - 1) / ranks;
+  out.push_back({"2", "batchtopk values", "world", bytes});
+  if (in.listed() < latents) out.push_back({"2", "batchtopk values again", "world", bytes});
 }
 
 }  // namespace
+
+int64_t PlanInput::listed() const {
+  return select == Select::batch ? list_width(k) : k;
+}
 
 PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) {
   PlanInput in;
@@ -107,7 +133,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.sample_bytes = sample_bytes;
   in.queue = config.data.queue;
   in.keep = config.checkpoint.keep;
-  in.topk = config.model.activation == "topk";
+  const ActivationFn& activation = activation_named(config.model.activation);
+  in.select = activation.whole_batch ? PlanInput::Select::batch
+              : activation.has_k     ? PlanInput::Select::row
+                                     : PlanInput::Select::positive;
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;
   const Optimiser& optimiser = optimiser_named(config.optim.name);
@@ -116,7 +145,7 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.clips = config.optim.clip_norm > 0;
   if (config.kernels.encode == "screen_int8")
     in.screen = PlanInput::Screen::always;
-  else if (config.kernels.encode == "auto" && in.topk && config.run.device == "cpu")
+  else if (config.kernels.encode == "auto" && activation.has_k && config.run.device == "cpu")
     in.screen = PlanInput::Screen::large_shards;
   return in;
 }
@@ -128,6 +157,7 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
   if (in.k_aux > 0) out.push_back({"aux", "auxk sums", "world", all_reduced(2 * kDouble)});
   const int64_t latents = largest_shard(in.latents, feature_size);
+  add_batch_selection(in, latents, ranks, out);
   const int64_t foreign = kFloat * ceil_div(latents, data_size) * others;
   const int64_t w_enc = foreign * in.width, w_dec = in.tied ? 0 : w_enc;
   out.push_back({"7", "gradients W_enc", "data", w_enc});

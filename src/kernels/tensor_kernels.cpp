@@ -61,7 +61,7 @@ Codes codes_where(const at::Tensor& mask, const at::Tensor& value, const at::Ten
           value.masked_select(mask)};
 }
 
-Codes tensor_positive(const EncodeArgs& args) {
+Codes tensor_above(const EncodeArgs& args, float threshold) {
   const int64_t rows = args.x_bd.size(0), l = args.w_enc_ld.size(0);
   const int64_t chunk = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(l, 1));
   const at::Tensor ids = at::arange(l, args.x_bd.options().dtype(at::kInt));
@@ -70,7 +70,7 @@ Codes tensor_positive(const EncodeArgs& args) {
     const int64_t count = std::min(chunk, rows - begin);
     const at::Tensor v =
         at::addmm(args.b_enc_l, args.x_bd.narrow(0, begin, count), args.w_enc_ld.t());
-    const at::Tensor mask = v.le(0).logical_not();  // NaN stays visible
+    const at::Tensor mask = v.le(threshold).logical_not();  // NaN stays visible
     counts.push_back(mask.sum(1));
     latent.push_back(ids.expand_as(v).masked_select(mask));
     value.push_back(v.masked_select(mask));
@@ -261,7 +261,7 @@ RowPassResult tensor_row_pass(std::span<const GradientSource> sources, LatentRow
 const KernelSet kTensorKernels = {"tensor",
                                   "plain tensor operations, any device",
                                   tensor_topk,
-                                  tensor_positive,
+                                  tensor_above,
                                   tensor_kth,
                                   tensor_keep,
                                   tensor_decode,

@@ -34,7 +34,7 @@ Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
     raw = at::empty({micro.part.padded, width}, own.options());
     mesh.feature->all_gather(view_of(own), view_of(raw), "rows");
   }
-  Rows rows{normalized(raw, normalization), micro.part};
+  Rows rows{normalized(raw, normalization), micro.part, micro.rows};
   // Normalising moved the padding away from zero, and own rows may still be the reader's memory.
   if (rows.x_bd.is_same(own)) rows.x_bd = rows.x_bd.clone();
   rows.x_bd.narrow(0, rows.real_rows(), micro.part.padded - rows.real_rows()).zero_();
@@ -70,8 +70,10 @@ Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows
   const ActivationFn& activation = activation_named(dictionary.config.activation);
   {
     const Timer timer(out.encode_s);
-    out.codes =
-        activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()}, with);
+    const SelectRows which{slot, rows.real_rows(), rows.part.row_range.begin, rows.batch_rows};
+    Encoded encoded = activation.encode(mesh, dictionary, out.xc_bd, which, with);
+    out.codes = std::move(encoded.codes);
+    out.least = encoded.least;
   }
   const Timer timer(out.decode_s);
   const at::Tensor partial = kernels_for(rows.x_bd).decode(out.codes, dictionary.w_dec_ld);
