@@ -72,10 +72,13 @@ TEST_P(Kernels, TopkKeepsTheBestByTheTotalOrder) {
   }
 }
 
-TEST_P(Kernels, PositiveKeepsWhatReluKeeps) {
-  const Codes got = set().above({x_, w_, bias_}, 0);
-  EXPECT_TRUE(at::equal(dense(got), v_.relu()));
-  EXPECT_EQ(got.nnz(), v_.gt(0).sum().item<int64_t>());
+TEST_P(Kernels, AboveKeepsWhatPassesTheThreshold) {
+  for (const float threshold : {0.0f, 2.0f, 4.5f, 1e9f}) {
+    const Codes got = set().above({x_, w_, bias_}, threshold);
+    const at::Tensor passes = v_.gt(threshold);
+    EXPECT_TRUE(at::equal(dense(got), v_ * passes)) << threshold;
+    EXPECT_EQ(got.nnz(), passes.sum().item<int64_t>()) << threshold;
+  }
 }
 
 // Two shards, candidates selected against the thresholds of the merged lists: exactly the global
@@ -280,6 +283,7 @@ TEST(KernelsEdge, NanInARowReachesTheCodes) {
     const at::Tensor tau = at::full({2}, -std::numeric_limits<float>::infinity());
     const at::Tensor cut = at::full({2}, kCutAll, at::kLong);
     EXPECT_TRUE(set.keep(got, 700, tau, cut, 0).value.isnan().any().item<bool>()) << set.name;
+    EXPECT_EQ(set.above({x, w, bias}, 3).nnz(), 2 * 699 + 2) << set.name;
   }
 }
 

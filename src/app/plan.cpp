@@ -102,9 +102,9 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
 }
 
-// Histograms of the selection over the batch, each with a count that rides along. Nearly every
-// batch has a row that holds more than it lists, so that the selection is made twice; where whole
-// shards are listed, never. Ties at the threshold add more.
+// Histograms of the selection over the batch, each with a count that rides along. A batch in which
+// some row holds more codes of a shard than it lists is selected from twice: nearly every one where
+// there are few shards, none where whole shards are listed. Ties at the threshold add more.
 void add_batch_selection(const PlanInput& in, int64_t latents, int64_t ranks,
                          std::vector<Transfer>& out) {
   if (in.select != PlanInput::Select::batch) return;

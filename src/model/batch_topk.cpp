@@ -107,14 +107,14 @@ Ranked find_rank(Communicator& world, const at::Tensor& keys, int bits, int64_t 
   return out;
 }
 
-// Everything above `threshold` in some rows, or at least the best `most` of it: a row of huge norm
-// may hold half the dictionary.
-Entries encode_again(const EncodeArgs& input, const at::Tensor& rows, float threshold,
-                     int64_t most) {
+// The entries of other rows and everything above `threshold` in `rows`; of both together perhaps
+// no more than the best `most`: a row of huge norm may hold half the dictionary.
+Entries encode_again(const EncodeArgs& input, const at::Tensor& rows, float threshold, int64_t most,
+                     const Entries& others) {
   const int64_t block =
       std::max<int64_t>(1, kBlockElements / std::max<int64_t>(input.w_enc_ld.size(0), 1));
-  std::vector<Entries> parts;
-  int64_t held = 0;
+  std::vector<Entries> parts = {others};
+  int64_t held = others.value.size(0);
   for (int64_t begin = 0; begin < rows.size(0); begin += block) {
     const at::Tensor some = rows.narrow(0, begin, std::min(block, rows.size(0) - begin));
     const at::Tensor x = input.x_bd.index_select(0, some);
@@ -171,8 +171,8 @@ BatchSelection select_batch_topk(Communicator& world, const EncodeArgs& input,
     const float bound = found.keys < wanted ? 0.0f : value_of(found.key);
     const at::Tensor again = is_positive(last).logical_and(last.lt(bound).logical_not());
     const at::Tensor complete = again.index_select(0, entries.row).logical_not();
-    entries = joined({entries.where(complete),
-                      encode_again(input, again.nonzero().squeeze(1), bound * kBelow, wanted)});
+    entries = encode_again(input, again.nonzero().squeeze(1), bound * kBelow, wanted,
+                           entries.where(complete));
     found = find_rank(world, keys_of(entries.value), kValueBits, wanted, keys_of(full),
                       "batchtopk values again");
   }

@@ -36,6 +36,7 @@ struct Case {
   double auxk_alpha;
   const char* encode = "fp32";
   bool relu() const { return std::string(activation) == "relu"; }
+  bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
 };
 
