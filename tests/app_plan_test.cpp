@@ -126,7 +126,7 @@ TEST(Transfers, MicroBatchesSumUp) {
 
 TEST(Transfers, ReluSendsNoCandidatesAndAuxkASecondReconstruction) {
   PlanInput in = small();
-  in.topk = false;
+  in.select = PlanInput::Select::positive;
   EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024);
   in.k_aux = 4;
   EXPECT_EQ(total_bytes(transfers(in, 2, 2), "feature"), 3 * 1024 + 8 + 256 + 128 + 2 * 1024);

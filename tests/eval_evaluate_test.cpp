@@ -73,7 +73,7 @@ void expect_near(const MetricReport& got, const MetricReport& want, double toler
 
 TEST(Evaluate, EveryMeshAndBatchGivesTheFormula) {
   const TempFolder folder;  // each rank its own copy
-  for (const char* activation : {"topk", "relu"})
+  for (const char* activation : {"topk", "relu", "batchtopk"})
     for (const char* decoder : {"linear", "tied"}) {
       const SavedDictionary saved = random_dictionary(activation, decoder);
       const at::Tensor x = random_rows(saved, kRows, 11);

@@ -81,10 +81,13 @@ TEST_P(Kernels, TopkKeepsTheBestByTheTotalOrder) {
   }
 }
 
-TEST_P(Kernels, PositiveKeepsWhatReluKeeps) {
-  const Codes got = set().positive({x_, w_, bias_});
-  EXPECT_TRUE(at::equal(dense(got), v_.relu()));
-  EXPECT_EQ(got.nnz(), v_.gt(0).sum().item<int64_t>());
+TEST_P(Kernels, AboveKeepsWhatPassesTheThreshold) {
+  for (const float threshold : {0.0f, 2.0f, 4.5f, 1e9f}) {
+    const Codes got = set().above({x_, w_, bias_}, threshold);
+    const at::Tensor passes = v_.gt(threshold);
+    EXPECT_TRUE(at::equal(dense(got), v_ * passes)) << threshold;
+    EXPECT_EQ(got.nnz(), passes.sum().item<int64_t>()) << threshold;
+  }
 }
 
 // Two shards, candidates selected against the thresholds of the merged lists: exactly the global
@@ -124,7 +127,7 @@ TEST_P(Kernels, KthAndKeepSelectTheGlobalTopk) {
 
 TEST_P(Kernels, DecodeAndRowGradientsMatchDenseAlgebra) {
   const Shape s = shape();
-  const Codes codes = set().positive({x_, w_, bias_});
+  const Codes codes = set().above({x_, w_, bias_}, 0);
   const at::Tensor z = dense(codes), w_dec = at::randn({s.l, s.d}), g = at::randn({s.b, s.d});
   EXPECT_TRUE(at::allclose(set().decode(codes, w_dec), z.mm(w_dec), 1e-4, 1e-4));
 
@@ -204,14 +207,14 @@ TEST_P(Kernels, UpdatesMatchTheFormulasAndLeaveNonFiniteRowsAlone) {
 // of every third latent, the third of none (a shard without dead latents).
 TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
   const Shape s = shape();
-  const Codes codes = set().positive({x_, w_, bias_});
+  const Codes codes = set().above({x_, w_, bias_}, 0);
   const LatentCodes by_latent = set().by_latent(codes);
   const at::Tensor some = at::arange(0, s.l, 3, at::kLong);
-  const Codes few = set().positive({x_, w_.index_select(0, some), bias_.index_select(0, some)});
+  const Codes few = set().above({x_, w_.index_select(0, some), bias_.index_select(0, some)}, 0);
   const LatentCodes few_by_latent = set().by_latent(few);
   const at::Tensor none = some.narrow(0, 0, 0);
   const LatentCodes no_codes =
-      set().by_latent(set().positive({x_, w_.index_select(0, none), bias_.index_select(0, none)}));
+      set().by_latent(set().above({x_, w_.index_select(0, none), bias_.index_select(0, none)}, 0));
   at::Tensor g = at::randn({s.b, s.d}), g2 = at::randn({s.b, s.d});
   for (const Optimiser& optimiser : all_optimisers())
     for (const bool tied : {false, true}) {
@@ -269,7 +272,7 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
 
 TEST_P(Kernels, RowPassLeavesALatentWithoutFiniteGradientAlone) {
   const Shape s = shape();
-  const Codes codes = set().positive({x_, w_, bias_});
+  const Codes codes = set().above({x_, w_, bias_}, 0);
   if (codes.nnz() == 0) return;
   const LatentCodes by_latent = set().by_latent(codes);
   at::Tensor g = at::randn({s.b, s.d});
@@ -307,6 +310,7 @@ TEST(KernelsEdge, NanInARowReachesTheCodes) {
     const at::Tensor tau = at::full({2}, -std::numeric_limits<float>::infinity());
     const at::Tensor cut = at::full({2}, kCutAll, at::kLong);
     EXPECT_TRUE(set.keep(got, 700, tau, cut, 0).value.isnan().any().item<bool>()) << set.name;
+    EXPECT_EQ(set.above({x, w, bias}, 3).nnz(), 2 * 699 + 2) << set.name;
   }
 }
 
@@ -329,7 +333,7 @@ TEST(KernelsEdge, NoRows) {
   for (const KernelSet& set : tested_sets()) {
     const at::Tensor x = at::empty({0, 4}), w = at::ones({7, 4}), bias = at::zeros({7});
     EXPECT_EQ(set.topk({x, w, bias}, 3).value.size(0), 0);
-    const Codes codes = set.positive({x, w, bias});
+    const Codes codes = set.above({x, w, bias}, 0);
     EXPECT_EQ(set.decode(codes, w).size(0), 0);
     EXPECT_EQ(set.by_latent(codes).latent_start.size(0), 8);
   }

@@ -39,7 +39,7 @@ void expect_same_function(const SavedDictionary& a, const SavedDictionary& b, do
 
 TEST(Formats, WhatIsReadBackComputesTheSame) {
   for (const Format& format : all_formats())
-    for (const char* activation : {"topk", "relu"})
+    for (const char* activation : {"topk", "relu", "batchtopk"})
       for (const char* decoder : {"linear", "tied"})
         for (const ExportScale scale : {ExportScale::unit, ExportScale::trained}) {
           const SavedDictionary saved = random_dictionary(activation, decoder);
@@ -67,7 +67,9 @@ TEST(Formats, WhoHoldsWhat) {
   };
   EXPECT_TRUE(holds("saelens", "topk"));
   EXPECT_TRUE(holds("saelens", "relu"));
+  EXPECT_TRUE(holds("saelens", "batchtopk"));
   EXPECT_TRUE(holds("sparsify", "topk"));
+  EXPECT_FALSE(holds("sparsify", "batchtopk"));
   EXPECT_FALSE(holds("sparsify", "relu"));
 }
 
@@ -157,6 +159,20 @@ TEST(Formats, MoreThanAllLatentsAreNotSelected) {
     export_dictionary(saved, format, ExportScale::unit, to);
     EXPECT_EQ(load_foreign(to).dictionary.config.k, 7);
   }
+}
+
+// The threshold is folded like the encoder's bias, and k is not lost.
+TEST(Formats, AThresholdFollowsTheScaleOfTheLatents) {
+  const TempFolder folder;
+  const SavedDictionary saved = random_dictionary("batchtopk", "linear");
+  const Format& format = format_named("saelens");
+  export_dictionary(saved, format, ExportScale::unit, folder / "unit");
+  export_dictionary(saved, format, ExportScale::trained, folder / "trained");
+  const Dictionary unit = load_foreign(folder / "unit").dictionary;
+  EXPECT_EQ(unit.threshold, static_cast<float>(saved.dictionary.threshold / 0.37));
+  EXPECT_EQ(unit.config.k, 5);
+  EXPECT_EQ(load_foreign(folder / "trained").dictionary.threshold,
+            static_cast<float>(saved.dictionary.threshold));
 }
 
 // How `megadict eval` and model.init_from get at them.
@@ -302,7 +318,7 @@ TEST_P(SaelensFolder, WhatHasNoCounterpartIsRefused) {
     });
     return line;
   };
-  for (const char* architecture : {"jumprelu", "gated", "batchtopk", "temporal"})
+  for (const char* architecture : {"gated", "batchtopk", "temporal"})
     EXPECT_THAT(set("architecture", architecture), HasSubstr(architecture));
   for (const char* kind : {"layer_norm", "constant_norm_rescale", "covariance_whitening"})
     EXPECT_THAT(set("normalize_activations", kind), HasSubstr(kind));
@@ -311,6 +327,24 @@ TEST_P(SaelensFolder, WhatHasNoCounterpartIsRefused) {
   write_json(path() + "/activation_scaler.json",
              nlohmann::json{{"scaling_factor", nullptr}, {"has_whitening", true}});
   EXPECT_THAT(refusal(), HasSubstr("whitened"));
+}
+
+// jumprelu is read where it says what batchtopk can: one threshold for all latents.
+TEST_P(SaelensFolder, OneThresholdForAllLatentsIsRead) {
+  edit_config([](nlohmann::json& config) { config["architecture"] = "jumprelu"; });
+  EXPECT_THAT(refusal(), HasSubstr("threshold"));
+  with_tensor("threshold", at::full({40}, 0.75f));
+  SavedDictionary expected = folded(saved_, ExportScale::unit);
+  expected.dictionary.config.activation = "batchtopk";
+  expected.dictionary.threshold = 0.75;
+  expect_same_function(expected, load_foreign(path()), 1.0);
+  with_tensor("threshold", at::full({40}, -0.5f));  // below zero it is relu
+  expected.dictionary.threshold = 0;
+  expect_same_function(expected, load_foreign(path()), 1.0);
+  with_tensor("threshold", at::arange(40).to(at::kFloat));
+  EXPECT_THAT(refusal(), HasSubstr("a threshold of its own for each latent"));
+  with_tensor("threshold", at::full({40}, std::nanf("")));
+  EXPECT_THAT(refusal(), HasSubstr("threshold"));
 }
 
 TEST_P(SaelensFolder, SelectionByDecoderNormBecomesWeights) {

@@ -8,3 +8,5 @@ megadict_torch_pch(export_fixture)
 
 megadict_test(model_topk_test SOURCES model_topk_test.cpp ROOMS model
   RANKS 1 2 3 4 6 LABELS model TORCH)
+megadict_test(model_batch_topk_test SOURCES model_batch_topk_test.cpp ROOMS model
+  RANKS 1 2 3 4 6 LABELS model TORCH)

@@ -28,15 +28,26 @@ at::Tensor smallest_gap(const at::Tensor& v_bn, int64_t k) {
   return (last - top.select(1, k)).abs() / last.abs();
 }
 
-at::Tensor without_near_ties(const Case& c, const Problem& p) {
+at::Tensor pre_activations(const Case& c, const Problem& p) {
   const at::Tensor& w_enc = c.tied() ? p.w_dec_nd : p.w_enc_nd;
-  const at::Tensor v = at::addmm(p.b_enc_n, p.x_bd - p.b_dec_d, w_enc.t());
-  at::Tensor clear = smallest_gap(v, p.k).gt(1e-5);
+  return at::addmm(p.b_enc_n, p.x_bd - p.b_dec_d, w_enc.t());
+}
+
+at::Tensor without_near_ties(const Case& c, const Problem& p) {
+  const at::Tensor v = pre_activations(c, p);
+  at::Tensor clear =
+      c.whole_batch() ? at::ones({v.size(0)}, at::kBool) : smallest_gap(v, p.k).gt(1e-5);
   if (c.auxk_alpha > 0) {
     const at::Tensor dead = v.index_select(1, p.dead_n().nonzero().squeeze(1));
     clear = clear.logical_and(smallest_gap(dead, p.k_aux).gt(1e-5));
   }
   return clear;
+}
+
+// Of a selection over the batch: its smallest and the next one.
+bool batch_is_clear(const Case& c, const Problem& p) {
+  const at::Tensor all = pre_activations(c, p).flatten().unsqueeze(0);
+  return smallest_gap(all, p.x_bd.size(0) * p.k).gt(5e-6).item<bool>();
 }
 
 // The gradient of unit rows as the optimiser takes it.
@@ -48,6 +59,9 @@ at::Tensor without_parallel(const at::Tensor& g, const at::Tensor& rows) {
 void expect_parity(const Case& c, const Problem& p) {
   if (!c.relu()) {
     EXPECT_TRUE(without_near_ties(c, p).all().item<bool>());
+  }
+  if (c.whole_batch()) {
+    EXPECT_TRUE(batch_is_clear(c, p));
   }
   std::unique_ptr<Communicator> self = make_self_communicator("world");
   const GenericLoss one = Bench(c, p, *self, {1, 1}).oracle(c);
@@ -144,27 +158,33 @@ TEST_P(Parity, AScreenFollowsTheUpdates) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, Parity,
-    testing::Values(Case{"topk", "topk", "linear", 64, 0, 0},
-                    Case{"topk_auxk", "topk", "linear", 61, 0, 1.0 / 32},
-                    Case{"topk_micro", "topk", "linear", 61, 16, 1.0 / 32},
-                    Case{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32},
-                    Case{"topk_screened", "topk", "linear", 61, 0, 1.0 / 32, "screen_int8"},
-                    Case{"topk_screened_micro", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8"},
-                    Case{"topk_screened_tied", "topk", "tied", 61, 0, 0, "screen_int8"},
-                    Case{"relu", "relu", "linear", 61, 0, 0},
-                    Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
-                    Case{"relu_tied", "relu", "tied", 5, 0, 0},
-                    Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32},
-                    Case{"tensors", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
-                         &kSmallChunks},
-                    Case{"tensors_micro", "topk", "linear", 61, 16, 1.0 / 32, "fp32", "tokens",
-                         "adam", &kSmallChunks},
-                    Case{"tensors_tied", "topk", "tied", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
-                         &kSmallChunks},
-                    Case{"tensors_relu", "relu", "linear", 37, 0, 1.0 / 32, "fp32", "tokens",
-                         "adam", &kSmallChunks},
-                    Case{"tensors_one_row", "topk", "linear", 1, 0, 1.0 / 32, "fp32", "tokens",
-                         "adam", &kSmallChunks}),
+    testing::Values(
+        Case{"topk", "topk", "linear", 64, 0, 0},
+        Case{"topk_auxk", "topk", "linear", 61, 0, 1.0 / 32},
+        Case{"topk_micro", "topk", "linear", 61, 16, 1.0 / 32},
+        Case{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32},
+        Case{"topk_screened", "topk", "linear", 61, 0, 1.0 / 32, "screen_int8"},
+        Case{"topk_screened_micro", "topk", "linear", 61, 16, 1.0 / 32, "screen_int8"},
+        Case{"topk_screened_tied", "topk", "tied", 61, 0, 0, "screen_int8"},
+        Case{"batchtopk", "batchtopk", "linear", 64, 0, 0},
+        Case{"batchtopk_auxk", "batchtopk", "linear", 61, 0, 1.0 / 32},
+        Case{"batchtopk_tied", "batchtopk", "tied", 61, 0, 1.0 / 32},
+        Case{"batchtopk_screened", "batchtopk", "linear", 61, 0, 1.0 / 32, "screen_int8"},
+        Case{"batchtopk_one_row", "batchtopk", "linear", 1, 0, 1.0 / 32},
+        Case{"batchtopk_screened_one_row", "batchtopk", "tied", 1, 0, 0, "screen_int8"},
+        Case{"relu", "relu", "linear", 61, 0, 0},
+        Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
+        Case{"relu_tied", "relu", "tied", 5, 0, 0},
+        Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32},
+        Case{"tensors", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam", &kSmallChunks},
+        Case{"tensors_micro", "topk", "linear", 61, 16, 1.0 / 32, "fp32", "tokens", "adam",
+             &kSmallChunks},
+        Case{"tensors_tied", "topk", "tied", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
+             &kSmallChunks},
+        Case{"tensors_relu", "relu", "linear", 37, 0, 1.0 / 32, "fp32", "tokens", "adam",
+             &kSmallChunks},
+        Case{"tensors_one_row", "topk", "linear", 1, 0, 1.0 / 32, "fp32", "tokens", "adam",
+             &kSmallChunks}),
     [](const auto& row) { return row.param.name; });
 
 // ---- rows of a language model ------------------------------------------------------------------
@@ -186,9 +206,11 @@ Problem tinylm_problem(const Case& c) {
   const double var_total = (x - centre).square().sum().item<double>() / pool;
   Problem p{32, 64, 0.05, var_total, w_dec * 0.3, w_dec, random({n}, 3) * 0.01, centre, x};
   if (c.tied()) p.w_dec_nd = w_dec * std::sqrt(0.3);
-  p.x_bd = x.index_select(0, without_near_ties(c, p).nonzero().squeeze(1))
-               .narrow(0, 0, c.batch)
-               .contiguous();
+  const at::Tensor clear = x.index_select(0, without_near_ties(c, p).nonzero().squeeze(1));
+  for (int64_t first = 0; first + c.batch <= clear.size(0); ++first) {
+    p.x_bd = clear.narrow(0, first, c.batch).contiguous();
+    if (!c.whole_batch() || batch_is_clear(c, p)) break;
+  }
   return p;
 }
 
@@ -204,13 +226,16 @@ TEST_P(ParityOnActivations, LossAndGradientsEqualTheOraclesOnEveryMesh) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, ParityOnActivations,
-    testing::Values(
-        Case{"topk_auxk", "topk", "linear", kTinylmRows, 0, 1.0 / 32},
-        Case{"topk_screened", "topk", "linear", kTinylmRows, 0, 1.0 / 32, "screen_int8"},
-        Case{"topk_tied_micro", "topk", "tied", kTinylmRows, 700, 1.0 / 32},
-        Case{"relu", "relu", "linear", kTinylmRows, 0, 0},
-        Case{"relu_tied", "relu", "tied", kTinylmRows, 0, 0},
-        Case{"tensors", "topk", "linear", kTinylmRows, 0, 1.0 / 32, "fp32", &kTensorKernels}),
+    testing::Values(Case{"topk_auxk", "topk", "linear", kTinylmRows, 0, 1.0 / 32},
+                    Case{"topk_screened", "topk", "linear", kTinylmRows, 0, 1.0 / 32,
+                         "screen_int8"},
+                    Case{"topk_tied_micro", "topk", "tied", kTinylmRows, 700, 1.0 / 32},
+                    Case{"batchtopk", "batchtopk", "linear", 509, 0, 1.0 / 32},
+                    Case{"batchtopk_screened", "batchtopk", "tied", 509, 0, 0, "screen_int8"},
+                    Case{"relu", "relu", "linear", kTinylmRows, 0, 0},
+                    Case{"relu_tied", "relu", "tied", kTinylmRows, 0, 0},
+                    Case{"tensors", "topk", "linear", kTinylmRows, 0, 1.0 / 32, "fp32", "tokens",
+                         "adam", &kTensorKernels}),
     [](const auto& row) { return row.param.name; });
 
 // ---- all rows in one shard ---------------------------------------------------------------------
@@ -272,12 +297,13 @@ TEST_P(OneShard, AStepOnEveryMeshEqualsOneRanks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cases, OneShard,
-    testing::Values(Case{"cpu", "topk", "linear", 61, 0, 0},
-                    Case{"screened", "topk", "linear", 61, 0, 0, "screen_int8"},
-                    Case{"tensors", "topk", "linear", 61, 0, 0, "fp32", &kTensorKernels}),
-    [](const auto& row) { return row.param.name; });
+INSTANTIATE_TEST_SUITE_P(Cases, OneShard,
+                         testing::Values(Case{"cpu", "topk", "linear", 61, 0, 0},
+                                         Case{"screened", "topk", "linear", 61, 0, 0,
+                                              "screen_int8"},
+                                         Case{"tensors", "topk", "linear", 61, 0, 0, "fp32",
+                                              "tokens", "adam", &kTensorKernels}),
+                         [](const auto& row) { return row.param.name; });
 
 TEST(AuxkEvery, ActsInEveryMthStepAlone) {
   const Case c{"auxk_every", "topk", "linear", 61, 0, 1.0 / 32};

@@ -42,13 +42,14 @@ Fields model_fields(ModelConfig& c) {
   return {
       {"model.encoder", &c.encoder, "", "map from input to pre-activations",
        one_of({std::begin(kEncoders), std::end(kEncoders)}), fixed},
-      {"model.activation", &c.activation, "", "how codes become sparse", one_of({"topk", "relu"}),
-       fixed},
+      {"model.activation", &c.activation, "", "how codes become sparse",
+       one_of({"topk", "relu", "batchtopk"}), fixed},
       {"model.decoder", &c.decoder, "", "tied: the encoder's weights transposed",
        one_of({std::begin(kDecoders), std::end(kDecoders)}), fixed},
       {"model.n_latents", &c.n_latents, "latents", "size of the dictionary; 0 = 32 x width",
        between(0, kMostIndices), fixed},
-      {"model.k", &c.k, "latents", "topk: active per row", between(1, 65536), fixed},
+      {"model.k", &c.k, "latents", "active per row; batchtopk: on average of a batch",
+       between(1, 65536), fixed},
       {"model.l1_coefficient", &c.l1_coefficient, "",
        "relu: weight of sum |z| |w_dec| beside |x - xhat|^2", at_least(0), fixed},
       {"model.l1_warmup_steps", &c.l1_warmup_steps, "steps", "relu: penalty rises from 0",
@@ -95,7 +96,7 @@ Fields dead_fields(DeadConfig& c) {
 Fields kernel_fields(KernelConfig& c) {
   return {
       {"kernels.encode", &c.encode, "",
-       "topk: exact fp32, or an int8 screen and fp32 among what it lets pass; auto measures",
+       "with k: exact fp32, or an int8 screen and fp32 among what it lets pass; auto measures",
        one_of({"auto", "fp32", "screen_int8"}), notice},
       {"kernels.isa", &c.isa, "",
        "instructions of the hand-written kernels; auto = the best that every rank has",

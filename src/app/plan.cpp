@@ -10,6 +10,8 @@
 #include "kernels/optimiser.h"
 #include "kernels/screen_tile.h"
 #include "kernels/tensor_kernels.h"
+#include "model/activations.h"
+#include "model/batch_topk.h"
 #include "model/topk.h"
 #include "train/encode_choice.h"
 
@@ -21,6 +23,9 @@ constexpr int64_t kFloat = 4, kDouble = 8;  // bytes; every payload but x is fp3
 constexpr int64_t kCounter = 8;             // int64 per latent
 constexpr int64_t kScalars = 16;            // words that ride with b_dec's gradient
 constexpr int64_t kBlockSums = 256;         // partial sums of b_dec in the one pass
+// A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
+// histogram's copies.
+constexpr int64_t kListedEntry = 64;
 
 int64_t largest_shard(int64_t n, int parts) {
   return shard_of(n, parts, 0).size();
@@ -50,7 +55,7 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   const int64_t vectors = kFloat * in.width * foreign, thresholds = 2 * kFloat * foreign;
   const int64_t partial = in.deterministic ? 2 * vectors : vectors;  // 64-bit sums
   out.push_back({"0", "rows", "feature", in.sample_bytes * in.width * foreign});
-  if (in.topk) {
+  if (in.select == PlanInput::Select::row) {
     const int64_t places = candidate_width(in.k, feature_size);
     out.push_back({"2", "topk candidates", "feature", kFloat * places * foreign});
     out.push_back({"3", "topk thresholds", "feature", thresholds});
@@ -64,6 +69,11 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"aux", "topk thresholds", "feature", thresholds});
   out.push_back({"aux", "auxk reconstruction", "feature", partial});
   out.push_back({"aux", "auxk residual gradient", "feature", vectors});
+}
+
+// Without a k about half the latents are positive at the start.
+int64_t codes_of_row(const PlanInput& in) {
+  return in.select == PlanInput::Select::positive ? in.latents / 2 : in.k;
 }
 
 void add_all_rows(const PlanInput& in, int data_size, int feature_size,
@@ -105,7 +115,7 @@ void add_tokens(const PlanInput& in, int data_size, int feature_size, std::vecto
         static_cast<double>(parts);
     return static_cast<int64_t>(static_cast<double>(others * 2 * kFloat) * (codes + headers));
   };
-  const int64_t codes = in.topk ? in.k : in.latents / 2, sizes = 2 * kCounter * others * parts;
+  const int64_t codes = codes_of_row(in), sizes = 2 * kCounter * others * parts;
   out.push_back({"7", "rows to owners", "data", in.sample_bytes * in.width * rows});
   out.push_back({"7", "residual gradient to owners", "data", kFloat * in.width * rows});
   out.push_back({"7", "list sizes", "data", sizes * (in.k_aux > 0 ? 2 : 1)});
@@ -129,7 +139,7 @@ bool is_screened(const PlanInput& in, int64_t latents) {
 // A row packed for the encode's tiles and its list of hits (kernels/cpu_encode.cpp, screen.cpp).
 int64_t encode_bytes(const PlanInput& in, int64_t latents) {
   const bool screened = is_screened(in, latents);
-  const int64_t hits = 2 * kFloat * std::max<int64_t>(512, 6 * std::min(in.k, latents));
+  const int64_t hits = 2 * kFloat * std::max<int64_t>(512, 6 * std::min(in.listed(), latents));
   return hits + (screened ? QuantisedRows::padded(in.width) : kFloat * in.width);
 }
 
@@ -142,7 +152,7 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
     rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
   rows = rows * data_size - slot_rows(in, in.batch, data_size, feature_size) * feature_size;
   const int64_t vectors = in.k_aux > 0 ? 3 : 2;
-  const int64_t codes = (in.topk ? in.k : in.latents / 2) / feature_size;
+  const int64_t codes = codes_of_row(in) / feature_size;
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
 }
 
@@ -156,17 +166,38 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
-  // Without TopK about half the latents are positive at the start.
-  const int64_t codes = in.topk ? std::min(in.k, latents) : latents / 2;
+  // Without a k about half the latents are positive at the start.
+  using enum PlanInput::Select;
+  const int64_t codes = in.select == positive ? latents / 2 : std::min(in.k, latents);
   const int64_t aux_codes = std::min(in.k_aux, latents);
-  const int64_t places = in.topk && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
   const int64_t work =
       in.tensors ? tensor_work_bytes(rows, in.width, latents) : rows * encode_bytes(in, latents);
+  const int64_t places =
+      in.select == row && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
+  const int64_t listed = in.select == batch ? kListedEntry * std::min(in.listed(), latents) : 0;
   return queue + whole + own + work + kept_bytes(in, data_size, feature_size) +
-         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places);
+         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
+}
+
+// Histograms of the selection over the batch, each with a count that rides along. A batch in which
+// some row holds more codes of a shard than it lists is selected from twice: nearly every one where
+// there are few shards, none where whole shards are listed. Ties at the threshold add more.
+void add_batch_selection(const PlanInput& in, int64_t latents, int64_t ranks,
+                         std::vector<Transfer>& out) {
+  if (in.select != PlanInput::Select::batch) return;
+  int64_t words = 0;
+  for (int left = 32; left > 0; left -= kRadixBits)
+    words += (int64_t{1} << std::min(left, kRadixBits)) + 1;
+  const int64_t bytes = 2 * kCounter * words * (ranks - 1) / ranks;
+  out.push_back({"2", "batchtopk values", "world", bytes});
+  if (in.listed() < latents) out.push_back({"2", "batchtopk values again", "world", bytes});
 }
 
 }  // namespace
+
+int64_t PlanInput::listed() const {
+  return select == Select::batch ? list_width(k) : k;
+}
 
 PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) {
   PlanInput in;
@@ -179,7 +210,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.sample_bytes = sample_bytes;
   in.queue = config.data.queue;
   in.keep = config.checkpoint.keep;
-  in.topk = config.model.activation == "topk";
+  const ActivationFn& activation = activation_named(config.model.activation);
+  in.select = activation.whole_batch ? PlanInput::Select::batch
+              : activation.has_k     ? PlanInput::Select::row
+                                     : PlanInput::Select::positive;
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;
   const Optimiser& optimiser = optimiser_named(config.optim.name);
@@ -191,7 +225,7 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.tensors = config.kernels.set == "tensor" || config.run.device != "cpu";
   if (config.kernels.encode == "screen_int8")
     in.screen = PlanInput::Screen::always;
-  else if (config.kernels.encode == "auto" && in.topk && !in.tensors)
+  else if (config.kernels.encode == "auto" && activation.has_k && !in.tensors)
     in.screen = PlanInput::Screen::large_shards;
   return in;
 }
@@ -201,6 +235,8 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   add_feature_axis(in, data_size, feature_size, out);
   const int64_t ranks = int64_t{data_size} * feature_size, others = data_size - 1;
   const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const int64_t latents = largest_shard(in.latents, feature_size);
+  add_batch_selection(in, latents, ranks, out);
   if (in.k_aux > 0)
     out.push_back({"aux", "auxk sums", "world",
                    all_reduced(2 * kDouble) + (in.deterministic ? all_reduced(kDouble) : 0)});
@@ -212,7 +248,6 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
   out.push_back({"8", "step sums", "world", all_reduced(kFloat * (in.width + kScalars))});
-  const int64_t latents = largest_shard(in.latents, feature_size);
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
   return out;
 }

@@ -14,14 +14,15 @@ namespace megadict {
 struct PlanInput {
   int64_t width = 0;         // d
   int64_t latents = 0;       // n
-  int64_t k = 0;             // active per row; unused without topk
+  int64_t k = 0;             // active per row, on average
   int64_t batch = 0;         // rows of the global batch
   int64_t micro = 0;         // rows of the global micro-batch
   int64_t k_aux = 0;         // 0 = no AuxK
   int64_t sample_bytes = 4;  // of one element of x in the shards
   int64_t queue = 4;         // micro-batches read ahead
   int64_t keep = 2;          // checkpoints kept
-  bool topk = true;          // false: codes without bound on their number
+  // Codes are the best of each row, the best of the batch, or all that are positive.
+  enum class Select { row, batch, positive } select = Select::row;
   bool tied = false;
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps
@@ -33,6 +34,7 @@ struct PlanInput {
   bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
   bool tokens = true;    // mesh.exchange: tokens cross the data axis, not gradients
   bool deterministic = false;
+  int64_t listed() const;  // latents that a row of a shard lists before the selection
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).

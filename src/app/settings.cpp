@@ -8,6 +8,7 @@
 #include "app/fields.h"
 #include "app/plan.h"
 #include "base/error.h"
+#include "model/activations.h"
 #include "train/schedule.h"
 
 namespace megadict {
@@ -42,7 +43,7 @@ void resolve_model(Settings& settings, const DataFacts& facts) {
   ModelConfig& model = settings.config.model;
   if (model.n_latents == 0)
     resolve<int64_t>(settings, "model.n_latents", model.n_latents, 32 * facts.width);
-  if (model.activation == "topk" && model.k > model.n_latents)
+  if (activation_named(model.activation).has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));
 }
@@ -145,14 +146,20 @@ void check_config(const Config& config) {
                     data.max_norm_multiple));
   check_batch(data, {});
   const ModelConfig& model = config.model;
-  if (model.n_latents > 0 && model.activation == "topk" && model.k > model.n_latents)
+  const ActivationFn& activation = activation_named(model.activation);
+  if (model.n_latents > 0 && activation.has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));
-  if (config.kernels.encode == "screen_int8" &&
-      (model.activation != "topk" || config.run.device != "cpu"))
+  if (activation.whole_batch && data.micro_batch_size > 0 &&
+      data.micro_batch_size < data.batch_size)
+    refuse(fmt::format("data.micro_batch_size = {} with model.activation = {}, which selects over "
+                       "the whole data.batch_size = {}",
+                       data.micro_batch_size, model.activation, data.batch_size),
+           "data.micro_batch_size = 0, and more ranks where the batch does not fit");
+  if (config.kernels.encode == "screen_int8" && (!activation.has_k || config.run.device != "cpu"))
     refuse(
         fmt::format("kernels.encode = screen_int8 with model.activation = {} and run.device = {}; "
-                    "it is for topk on a cpu",
+                    "it is for topk and batchtopk on a cpu",
                     model.activation, config.run.device),
         "kernels.encode = auto");
   if (config.kernels.encode == "screen_int8" && config.kernels.set == "tensor")
@@ -194,14 +201,15 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
     remarks.push_back(fmt::format("{} ({}) has no effect: {}", name, source, because));
   };
   const std::string activation = "model.activation = " + config.model.activation;
-  if (config.model.activation != "relu") {
+  const ActivationFn& chosen = activation_named(config.model.activation);
+  if (!chosen.has_l1) {
     unused("model.l1_coefficient", activation);
     unused("model.l1_warmup_steps", activation);
   }
-  if (config.model.activation != "topk") unused("model.k", activation);
+  if (!chosen.has_k) unused("model.k", activation);
   if (config.dead.auxk_alpha == 0) unused("dead.k_aux", "dead.auxk_alpha = 0");
   const int64_t l1_warmup = config.model.l1_warmup_steps;
-  if (config.model.activation == "relu" && facts.steps > 0 && l1_warmup > facts.steps)
+  if (chosen.has_l1 && facts.steps > 0 && l1_warmup > facts.steps)
     remarks.push_back(
         fmt::format("model.l1_warmup_steps = {} is more than the {} steps of the "
                     "run: the penalty never reaches its full weight",

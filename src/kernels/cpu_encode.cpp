@@ -140,12 +140,12 @@ Candidates cpu_topk(const EncodeArgs& args, int64_t k) {
   return out;
 }
 
-Codes cpu_positive(const EncodeArgs& args) {
+Codes cpu_above(const EncodeArgs& args, float threshold) {
   constexpr int64_t kCapacity = 512;
   const int64_t rows = args.x_bd.size(0);
   std::vector<std::vector<ValueHit>> entries(static_cast<size_t>(rows));
   for_each_unit(rows, [&](int64_t begin, int64_t end) {
-    Unit unit(args, begin, end, kCapacity, 0.0f);
+    Unit unit(args, begin, end, kCapacity, threshold);
     const auto take = [&entries](Unit& full, int64_t row) {
       auto& mine = entries[static_cast<size_t>(full.begin() + row)];
       mine.insert(mine.end(), full.hits(row), full.hits(row) + full.count(row));

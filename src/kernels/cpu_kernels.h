@@ -8,7 +8,7 @@ namespace megadict {
 Codes empty_codes(int64_t rows, int64_t latents);  // row_start allocated, no entries
 
 Candidates cpu_topk(const EncodeArgs& args, int64_t k);
-Codes cpu_positive(const EncodeArgs& args);
+Codes cpu_above(const EncodeArgs& args, float threshold);
 void cpu_kth(const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Tensor& cut_s);
 Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& tau_b,
                const at::Tensor& cut_b, int64_t first);

@@ -170,7 +170,7 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
 }
 
 const KernelSet kCpuKernels = {"cpu",           "hand-written loops, AVX-512 or AVX2 where there",
-                               cpu_topk,        cpu_positive,
+                               cpu_topk,        cpu_above,
                                cpu_kth,         cpu_keep,
                                cpu_decode,      cpu_decode_fixed,
                                cpu_by_latent,   cpu_row_gradients,

@@ -75,8 +75,8 @@ struct KernelSet {
   std::string_view name, summary;
   // Exact top k' of v = x W_enc^T + b_enc for every row. B x l never exists.
   Candidates (*topk)(const EncodeArgs&, int64_t k);
-  // All positive entries of v (relu).
-  Codes (*positive)(const EncodeArgs&);
+  // All entries of v above `threshold`, which is not negative (0: relu).
+  Codes (*above)(const EncodeArgs&, float threshold);
   // Lists of `parts` shards, each [slot, c] best first and padded with -inf: per row the value of
   // the k-th best entry (tau) and its position part * c + place (cut); among equal values lower
   // positions win. Fewer than k real entries: tau = -inf, cut = kCutAll.

@@ -15,7 +15,7 @@ namespace {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 // Of a value of a tile: its place and list entry where it is positive, the integers on the way to
 // order_keys().
-constexpr int64_t kPositiveBytes = 40, kKeyBytes = 48;
+constexpr int64_t kAboveBytes = 40, kKeyBytes = 48;
 
 // order_key() of order.h as a signed integer that sorts the same way: (ordered value << 32) minus
 // the position.
@@ -126,7 +126,7 @@ Candidates tensor_topk(const EncodeArgs& args, int64_t k, int64_t work_bytes) {
 }
 
 // Tiles give a row's entries in several pieces; where each belongs is known once all are counted.
-Codes tensor_positive(const EncodeArgs& args, int64_t work_bytes) {
+Codes tensor_above(const EncodeArgs& args, float threshold, int64_t work_bytes) {
   struct Piece {
     at::Tensor row, place, latent, value;  // i32, of the entry within its row, i32, f32
   };
@@ -135,7 +135,7 @@ Codes tensor_positive(const EncodeArgs& args, int64_t work_bytes) {
   at::Tensor counts = at::zeros({rows}, ids.dtype(at::kLong));
   std::vector<Piece> pieces;
   const auto take = [&](int64_t begin, int64_t count, int64_t first, int64_t, const at::Tensor& v) {
-    const at::Tensor mask = v.le(0).logical_not();  // NaN stays visible
+    const at::Tensor mask = v.le(threshold).logical_not();  // NaN stays visible
     const at::Tensor at = mask.nonzero(), row = at.select(1, 0), here = mask.sum(1);
     at::Tensor before = counts.narrow(0, begin, count);
     const at::Tensor offset = before - row_starts(here).narrow(0, 0, count);
@@ -144,7 +144,7 @@ Codes tensor_positive(const EncodeArgs& args, int64_t work_bytes) {
                       (at.select(1, 1) + first).to(at::kInt), v.masked_select(mask)});
     before.add_(here);
   };
-  for_tiles(args, work_bytes / kPositiveBytes, take);
+  for_tiles(args, work_bytes / kAboveBytes, take);
   Codes codes{rows, args.w_enc_ld.size(0), row_starts(counts), {}, {}};
   const int64_t nnz = codes.row_start[rows].item<int64_t>();
   codes.latent = at::empty({nnz}, ids);

@@ -23,7 +23,7 @@ constexpr int64_t tensor_work_bytes(int64_t b, int64_t d, int64_t l) {
 }
 
 Candidates tensor_topk(const EncodeArgs& args, int64_t k, int64_t work_bytes);
-Codes tensor_positive(const EncodeArgs& args, int64_t work_bytes);
+Codes tensor_above(const EncodeArgs& args, float threshold, int64_t work_bytes);
 void tensor_kth(const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Tensor& cut_s,
                 int64_t work_bytes);
 Codes tensor_keep(const Candidates& candidates, int64_t latents, const at::Tensor& tau_b,
@@ -46,7 +46,9 @@ constexpr KernelSet tensor_kernel_set(std::string_view name) {
   return {name,
           "plain tensor operations, any device",
           [](const EncodeArgs& args, int64_t k) { return tensor_topk(args, k, kWorkBytes); },
-          [](const EncodeArgs& args) { return tensor_positive(args, kWorkBytes); },
+          [](const EncodeArgs& args, float threshold) {
+            return tensor_above(args, threshold, kWorkBytes);
+          },
           [](const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Tensor& cut_s) {
             tensor_kth(values_psc, k, tau_s, cut_s, kWorkBytes);
           },

@@ -6,41 +6,71 @@
 
 #include "base/error.h"
 #include "kernels/kernel_set.h"
+#include "model/batch_topk.h"
 #include "model/topk.h"
 
 namespace megadict {
 
 namespace {
 
-Codes encode_topk(Communicator& feature, const Dictionary& dictionary, const at::Tensor& xc_bd,
-                  const SelectRows& rows, const EncodeWith& with) {
-  const EncodeArgs input{xc_bd, dictionary.w_enc_ld, dictionary.b_enc_l};
+Candidates best_of_rows(const EncodeArgs& input, int64_t k, const EncodeWith& with) {
+  return with.screen != nullptr ? with.screen->topk(input, k, with.check)
+                                : kernels_for(input.x_bd).topk(input, k);
+}
+
+Encoded encode_topk(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& xc_bd,
+                    const SelectRows& rows, const EncodeWith& with) {
   const int64_t k = dictionary.config.k;
-  const Candidates candidates = with.screen != nullptr ? with.screen->topk(input, k, with.check)
-                                                       : kernels_for(xc_bd).topk(input, k);
+  const Candidates candidates =
+      best_of_rows({xc_bd, dictionary.w_enc_ld, dictionary.b_enc_l}, k, with);
   SelectArgs args{k, rows.slot, rows.real_rows, 0, {}};
-  for (int f = 0; f < feature.size(); ++f)
-    args.shard_latents.push_back(shard_of(dictionary.n, feature.size(), f).size());
-  return select_topk(feature, candidates, args);
+  for (int f = 0; f < mesh.feature_size(); ++f)
+    args.shard_latents.push_back(shard_of(dictionary.n, mesh.feature_size(), f).size());
+  return {select_topk(*mesh.feature, candidates, args)};
 }
 
 // Padding rows are cut off before encoding and come back empty.
-Codes encode_relu(Communicator&, const Dictionary& dictionary, const at::Tensor& xc_bd,
-                  const SelectRows& rows, const EncodeWith&) {
-  const at::Tensor real = xc_bd.narrow(0, 0, rows.real_rows);
-  Codes codes = kernels_for(xc_bd).positive({real, dictionary.w_enc_ld, dictionary.b_enc_l});
-  const int64_t padding = xc_bd.size(0) - rows.real_rows;
+Codes with_padding_rows(Codes codes, int64_t padded) {
+  const int64_t padding = padded - codes.rows;
   if (padding > 0) {
-    const at::Tensor end = codes.row_start.narrow(0, rows.real_rows, 1).expand({padding});
+    const at::Tensor end = codes.row_start.narrow(0, codes.rows, 1).expand({padding});
     codes.row_start = at::cat({codes.row_start, end});
-    codes.rows = xc_bd.size(0);
+    codes.rows = padded;
   }
   return codes;
 }
 
-constexpr std::array<ActivationFn, 2> kActivations = {{
-    {"topk", "the k largest of each row, then ReLU (B6)", encode_topk, false, true},
-    {"relu", "ReLU with an L1 penalty weighted by decoder norm (B1)", encode_relu, true, false},
+Encoded encode_above(const Dictionary& dictionary, const at::Tensor& xc_bd, const SelectRows& rows,
+                     float threshold) {
+  const at::Tensor real = xc_bd.narrow(0, 0, rows.real_rows);
+  const EncodeArgs input{real, dictionary.w_enc_ld, dictionary.b_enc_l};
+  return {with_padding_rows(kernels_for(xc_bd).above(input, threshold), xc_bd.size(0))};
+}
+
+Encoded encode_relu(const Mesh&, const Dictionary& dictionary, const at::Tensor& xc_bd,
+                    const SelectRows& rows, const EncodeWith&) {
+  return encode_above(dictionary, xc_bd, rows, 0);
+}
+
+Encoded encode_batch_topk(const Mesh& mesh, const Dictionary& dictionary, const at::Tensor& xc_bd,
+                          const SelectRows& rows, const EncodeWith& with) {
+  if (with.purpose == EncodeFor::inference)
+    return encode_above(dictionary, xc_bd, rows, static_cast<float>(dictionary.threshold));
+  const at::Tensor real = xc_bd.narrow(0, 0, rows.real_rows);
+  const EncodeArgs input{real, dictionary.w_enc_ld, dictionary.b_enc_l};
+  const int64_t k = dictionary.config.k;
+  BatchSelection selected = select_batch_topk(
+      *mesh.world, input, best_of_rows(input, list_width(k), with),
+      {k, rows.batch_rows, rows.first_row, dictionary.n, dictionary.latents.begin});
+  return {with_padding_rows(std::move(selected.codes), xc_bd.size(0)), selected.least};
+}
+
+constexpr std::array<ActivationFn, 3> kActivations = {{
+    {"topk", "the k largest of each row, then ReLU (B6)", encode_topk, false, true, false},
+    {"relu", "ReLU with an L1 penalty weighted by decoder norm (B1)", encode_relu, true, false,
+     false},
+    {"batchtopk", "the B k largest of a batch of B rows, then ReLU; later a threshold (B12)",
+     encode_batch_topk, false, true, true},
 }};
 
 }  // namespace
@@ -53,6 +83,12 @@ const ActivationFn& activation_named(const std::string& name) {
   for (const ActivationFn& activation : kActivations)
     if (activation.name == name) return activation;
   fail_agreed(ExitCode::usage, "unknown activation '" + name + "'");
+}
+
+int64_t listed_latents(const ModelConfig& config) {
+  const ActivationFn& activation = activation_named(config.activation);
+  if (!activation.has_k) return 0;
+  return activation.whole_batch ? list_width(config.k) : config.k;
 }
 
 }  // namespace megadict

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int64_t kMostSteps = int64_t{1} << 53;  // what a double counts; far above any run
 constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr double kLargestFloat = std::numeric_limits<float>::max();
 
 // Values by their dotted names; refuses what is missing or out of range.
 class StateFile {
@@ -61,6 +62,13 @@ class StateFile {
     const nlohmann::json& value = at(name);
     if (!value.is_number() || !(value.get<double>() > 0) || value.get<double>() > kLargest)
       refuse(name, value, "a number above 0");
+    return value.get<double>();
+  }
+
+  double threshold() const {
+    const nlohmann::json& value = at("threshold");
+    if (!value.is_number() || !(value.get<double>() >= 0) || value.get<double>() > kLargestFloat)
+      refuse("threshold", value, "a number, 0 or more, of 32 bits");
     return value.get<double>();
   }
 
@@ -110,7 +118,8 @@ ModelConfig model_of(const StateFile& file) {
   model.activation = file.one_of("model.activation", activation_names());
   model.decoder = file.one_of("model.decoder", {std::begin(kDecoders), std::end(kDecoders)});
   // The others carry a k that nothing reads.
-  const int64_t most = model.activation == "topk" ? model.n_latents : kMostLatents;
+  const bool has_k = activation_named(model.activation).has_k;
+  const int64_t most = has_k ? model.n_latents : kMostLatents;
   model.k = file.integer("model.k", 1, most);
   return model;
 }
@@ -156,6 +165,7 @@ CheckpointState read_checkpoint_state(const std::string& path) {
   state.var_total = file.positive("var_total");
   state.scale = file.positive("normalize.scale");
   state.centred = file.truth("normalize.centred");
+  if (activation_named(state.model.activation).whole_batch) state.threshold = file.threshold();
   state.data = file.at("data");
   if (!state.data.is_object()) file.refuse("data", state.data, "an object");
   state.parts = parts_of(file, state.model.n_latents);

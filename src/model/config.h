@@ -12,13 +12,13 @@ inline constexpr int64_t kMostLatents = 2147483648;  // latent indices travel as
 
 struct ModelConfig {
   std::string encoder = "linear";   // linear
-  std::string activation = "topk";  // topk | relu
+  std::string activation = "topk";  // topk | relu | batchtopk
   std::string decoder = "linear";   // linear | tied
   int64_t n_latents = 0;            // 0 = 32 x d
-  int64_t k = 32;
-  double l1_coefficient = 1.0;     // relu; weighted by decoder norm, divided by var_total
-  int64_t l1_warmup_steps = 2000;  // linear from 0
-  std::string init_from;           // another dictionary: run or checkpoint folder, "" = fresh
+  int64_t k = 32;                   // topk: of each row; batchtopk: on average of a batch
+  double l1_coefficient = 1.0;      // relu; weighted by decoder norm, divided by var_total
+  int64_t l1_warmup_steps = 2000;   // linear from 0
+  std::string init_from;            // another dictionary: run or checkpoint folder, "" = fresh
 };
 
 }  // namespace megadict

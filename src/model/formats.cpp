@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "io/file.h"
+#include "model/activations.h"
 #include "model/foreign_files.h"
 #include "model/forward.h"
 
@@ -102,7 +103,8 @@ void check_written(const SavedDictionary& meant, const Format& format, const std
   const Dictionary &a = meant.dictionary, &b = got.dictionary;
   if (a.n != b.n || a.d != b.d) differ("shape");
   if (a.config.activation != b.config.activation) differ("activation");
-  if (a.config.activation == "topk" && selectable_k(meant) != b.config.k) differ("k");
+  if (activation_named(a.config.activation).has_k && selectable_k(meant) != b.config.k) differ("k");
+  if (a.threshold != b.threshold) differ("threshold");
   if (got.normalization.scale != 1.0 || !got.normalization.mean.empty()) differ("normalisation");
   for (const auto& [name, member] : kTensors)
     if (!at::equal(a.*member, b.*member)) differ(name);
@@ -138,6 +140,9 @@ SavedDictionary folded(const SavedDictionary& saved, ExportScale scale) {
   for (size_t i = 0; i < saved.normalization.mean.size(); ++i)
     b_dec.mutable_data_ptr<double>()[i] += saved.normalization.mean[i];
   dictionary.b_dec_d = b_dec.to(at::kFloat);
+  // Of 32 bits, as it is compared and written.
+  if (scale == ExportScale::unit) dictionary.threshold /= s;
+  dictionary.threshold = static_cast<float>(dictionary.threshold);
   out.normalization = {};
   return out;
 }

@@ -2,6 +2,9 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "base/version.h"
@@ -23,7 +26,7 @@ std::string weights_path(const std::string& folder) {
 }
 
 std::string problem(const SavedDictionary& saved) {
-  return linear_problem(saved, "saelens", {"topk", "relu"});
+  return linear_problem(saved, "saelens", {"topk", "relu", "batchtopk"});
 }
 
 nlohmann::ordered_json text_or_null(const std::string& text) {
@@ -32,7 +35,7 @@ nlohmann::ordered_json text_or_null(const std::string& text) {
 
 // Facts nobody recorded are null: a guess would be believed.
 nlohmann::ordered_json metadata_of(const SavedDictionary& folded, const ExportNote& note,
-                                   const std::string& architecture) {
+                                   const std::string& training_architecture) {
   return {{"sae_lens_version", kSaelensVersion},
           {"sae_lens_training_version", nullptr},
           {"model_name", text_or_null(folded.source_model)},
@@ -45,7 +48,7 @@ nlohmann::ordered_json metadata_of(const SavedDictionary& folded, const ExportNo
           {"model_class_name", "HookedTransformer"},
           {"model_from_pretrained_kwargs", nlohmann::ordered_json::object()},
           {"neuronpedia_id", nullptr},
-          {"training_architecture", architecture},
+          {"training_architecture", training_architecture},
           {"megadict_version", version()},
           {"megadict_step", folded.step},
           {"megadict_tokens", folded.tokens},
@@ -53,11 +56,23 @@ nlohmann::ordered_json metadata_of(const SavedDictionary& folded, const ExportNo
           {"megadict_normalize_scale", note.normalize_scale}};
 }
 
+// What a dictionary is called there: to use it, and while it was trained.
+struct Architecture {
+  std::string_view activation, name, training;
+};
+constexpr Architecture kArchitectures[] = {{"topk", "topk", "topk"},
+                                           {"relu", "standard", "standard"},
+                                           {"batchtopk", "jumprelu", "batchtopk"}};
+
+const Architecture& architecture_of(const std::string& activation) {
+  return *std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
+                       [&](const Architecture& one) { return one.activation == activation; });
+}
+
 void write(const SavedDictionary& folded, const ExportNote& note, const std::string& folder) {
   const Dictionary& dictionary = folded.dictionary;
-  const bool topk = dictionary.config.activation == "topk";
-  const std::string architecture = topk ? "topk" : "standard";
-  nlohmann::ordered_json config = {{"architecture", architecture},
+  const Architecture& architecture = architecture_of(dictionary.config.activation);
+  nlohmann::ordered_json config = {{"architecture", architecture.name},
                                    {"d_in", dictionary.d},
                                    {"d_sae", dictionary.n},
                                    {"dtype", "float32"},
@@ -65,16 +80,21 @@ void write(const SavedDictionary& folded, const ExportNote& note, const std::str
                                    {"apply_b_dec_to_input", true},
                                    {"normalize_activations", "none"},
                                    {"reshape_activations", "none"}};
-  if (topk) {
+  if (architecture.name == "topk") {
     config["k"] = selectable_k(folded);
     config["rescale_acts_by_decoder_norm"] = false;
   }
-  config["metadata"] = metadata_of(folded, note, architecture);
+  config["metadata"] = metadata_of(folded, note, std::string(architecture.training));
   const at::Tensor w_enc_dn = dictionary.w_enc_ld.t().contiguous();
-  write_safetensors(weights_path(folder), {tensor_to_write("W_enc", w_enc_dn),
-                                           tensor_to_write("b_enc", dictionary.b_enc_l),
-                                           tensor_to_write("W_dec", dictionary.w_dec_ld),
-                                           tensor_to_write("b_dec", dictionary.b_dec_d)});
+  std::vector<TensorToWrite> tensors = {
+      tensor_to_write("W_enc", w_enc_dn), tensor_to_write("b_enc", dictionary.b_enc_l),
+      tensor_to_write("W_dec", dictionary.w_dec_ld), tensor_to_write("b_dec", dictionary.b_dec_d)};
+  const at::Tensor threshold = at::full({dictionary.n}, dictionary.threshold, at::kFloat);
+  if (architecture.name == "jumprelu") {
+    config["metadata"]["megadict_k"] = selectable_k(folded);
+    tensors.push_back(tensor_to_write("threshold", threshold));
+  }
+  write_safetensors(weights_path(folder), tensors);
   write_json(config_path(folder), config);
 }
 
@@ -87,10 +107,17 @@ struct Kind {
   int64_t k = 0;
 };
 
+// Nothing but our own export says it; 0 = unknown, and needed by nobody who has a threshold.
+int64_t k_in_metadata(const ForeignConfig& config) {
+  const ForeignConfig metadata = config.object_or_empty("metadata");
+  return metadata.has("megadict_k") ? metadata.size("megadict_k") : 0;
+}
+
 // Before version 6 a topk file said "standard" and named its activation.
 Kind kind_of(const ForeignConfig& config) {
   const std::string architecture = config.text_or("architecture", "standard");
   if (architecture == "topk" && config.has("k")) return {"topk", config.size("k")};
+  if (architecture == "jumprelu") return {"batchtopk", k_in_metadata(config)};
   const std::string activation =
       config.text_or("activation_fn", config.text_or("activation_fn_str", "relu"));
   const bool known = architecture == "standard" || architecture == "topk";
@@ -99,7 +126,7 @@ Kind kind_of(const ForeignConfig& config) {
   if (known && activation == "relu") return {"relu", 0};
   config.refuse(known ? fmt::format("the activation '{}' has no counterpart here", activation)
                       : fmt::format("the architecture '{}' has no counterpart here", architecture),
-                "'standard' (relu) and 'topk' can be read");
+                "'standard' (relu), 'topk' and 'jumprelu' can be read");
 }
 
 // The factor on x that a training checkpoint keeps beside its weights; elsewhere it is folded in.
@@ -148,6 +175,16 @@ void absorb(const ForeignConfig& config, Dictionary& dictionary) {
   }
 }
 
+// jumprelu: z = relu(v) where v > threshold.
+double common_threshold(const ForeignConfig& config, const SafetensorsFile& file, int64_t n) {
+  const at::Tensor threshold = read_tensor(file, "threshold", {n});
+  const double first = threshold[0].item<double>();
+  if (!threshold.eq(first).all().item<bool>())
+    config.refuse("a threshold of its own for each latent has no counterpart here",
+                  "jumprelu with one threshold for all, as BatchTopK leaves it, can be read");
+  return std::max(first, 0.0);
+}
+
 SavedDictionary read(const std::string& folder) {
   const ForeignConfig config(config_path(folder));
   const Kind kind = kind_of(config);
@@ -160,11 +197,14 @@ SavedDictionary read(const std::string& folder) {
       config.refuse("a fine-tuned scaling_factor has no counterpart here");
     names.emplace_back("scaling_factor");
   }
+  const bool jumps = kind.activation == "batchtopk";
+  if (jumps) names.emplace_back("threshold");
   expect_tensors(file, names);
   SavedDictionary saved =
       make_foreign(kind.activation, kind.k, read_tensor(file, "W_enc", {d, n}).t().contiguous(),
                    read_tensor(file, "W_dec", {n, d}), read_tensor(file, "b_enc", {n}),
                    read_tensor(file, "b_dec", {d}));
+  if (jumps) saved.dictionary.threshold = common_threshold(config, file, n);
   absorb(config, saved.dictionary);
   saved.normalization = normalization_of(config, folder);
   const ForeignConfig metadata = config.object_or_empty("metadata");
@@ -177,8 +217,12 @@ SavedDictionary read(const std::string& folder) {
 }  // namespace
 
 const Format kSaelensFormat = {
-    "saelens",  "SAELens 6: cfg.json, sae_weights.safetensors; topk and relu (its 'standard')",
-    problem,    write,
-    recognises, read};
+    "saelens",
+    "SAELens 6: cfg.json, sae_weights.safetensors; topk, relu (its 'standard'), batchtopk "
+    "(its 'jumprelu')",
+    problem,
+    write,
+    recognises,
+    read};
 
 }  // namespace megadict

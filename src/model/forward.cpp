@@ -31,7 +31,7 @@ Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
     raw = at::empty({micro.part.padded, width}, own.options());
     mesh.feature->all_gather(view_of(own), view_of(raw), "rows");
   }
-  Rows rows{normalized(raw, normalization), micro.part};
+  Rows rows{normalized(raw, normalization), micro.part, micro.rows};
   if (mesh.data_size() > 1) rows.raw_bd = raw.is_same(own) ? raw.clone() : raw;
   // Normalising moved the padding away from zero, and own rows may still be the reader's memory.
   if (rows.x_bd.is_same(own)) rows.x_bd = rows.x_bd.clone();
@@ -87,8 +87,10 @@ Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows
   const ActivationFn& activation = activation_named(dictionary.config.activation);
   {
     const Timer timer(out.encode_s);
-    out.codes =
-        activation.encode(*mesh.feature, dictionary, out.xc_bd, {slot, rows.real_rows()}, with);
+    const SelectRows which{slot, rows.real_rows(), rows.part.row_range.begin, rows.batch_rows};
+    Encoded encoded = activation.encode(mesh, dictionary, out.xc_bd, which, with);
+    out.codes = std::move(encoded.codes);
+    out.least = encoded.least;
   }
   const Timer timer(out.decode_s);
   out.residual_sd = decode_at_owners(mesh, out.codes, dictionary.w_dec_ld, dictionary.n, slot, sums,

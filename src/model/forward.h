@@ -18,6 +18,7 @@ namespace megadict {
 struct Rows {
   at::Tensor x_bd;  // [F * slot, d] fp32, normalised; padding rows zero
   RowPart part;
+  int64_t batch_rows = 0;  // global rows of the micro-batch
   at::Tensor raw_bd = {};  // the same in the data's own type; only with data axis > 1
   int64_t real_rows() const { return part.row_range.size(); }
 };
@@ -32,11 +33,12 @@ Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
 struct Forward {
   at::Tensor xc_bd;                   // x - b_dec
   Codes codes;                        // of the local latents, all rows of the data row
+  double least = 0;                   // see Encoded
   at::Tensor residual_sd;             // x_hat - x of the owned slot; padding rows zero
   double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };
 
-// Collective over feature.
+// Collective over feature; training with an activation over the whole batch: over the mesh.
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                 const EncodeWith& with = {}, Sums sums = Sums::fast);
 

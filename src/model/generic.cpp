@@ -73,6 +73,36 @@ at::Tensor topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, int64_
   return mask.narrow(1, first, v_bl.size(1)).logical_and(allowed_l);
 }
 
+// Which of my pre-activations are among the B k best of the whole batch: every rank sorts all of
+// them, in the order of (row, latent).
+at::Tensor batch_topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, int64_t n,
+                           const Rows& rows) {
+  const float none = -std::numeric_limits<float>::infinity();
+  const int64_t shards = mesh.feature_size(), data = mesh.data_size();
+  const int64_t widest = shard_of(n, shards, 0).size();
+  const int64_t longest = shard_of(rows.batch_rows, data, 0).size();
+  at::Tensor mine = at::full({longest, widest}, none);
+  mine.narrow(0, 0, v_bl.size(0)).narrow(1, 0, v_bl.size(1)).copy_(v_bl.detach());
+  at::Tensor all = at::empty({data * shards, longest, widest});
+  mesh.world->all_gather(view_of(static_cast<const at::Tensor&>(mine)), view_of(all),
+                         "generic pre-activations");
+  at::Tensor whole = at::full({rows.batch_rows, n}, none);
+  for (int64_t d = 0; d < data; ++d)
+    for (int64_t f = 0; f < shards; ++f) {
+      const Range tokens = shard_of(rows.batch_rows, data, d), latents = shard_of(n, shards, f);
+      whole.narrow(0, tokens.begin, tokens.size())
+          .narrow(1, latents.begin, latents.size())
+          .copy_(all[d * shards + f].narrow(0, 0, tokens.size()).narrow(1, 0, latents.size()));
+    }
+  const at::Tensor flat = whole.flatten();
+  const at::Tensor order = std::get<1>(flat.sort(/*stable=*/true, 0, /*descending=*/true));
+  at::Tensor mask = at::zeros_like(flat, at::kBool);
+  mask.index_fill_(0, order.narrow(0, 0, std::min(rows.batch_rows * k, flat.numel())), true);
+  return mask.view_as(whole)
+      .narrow(0, rows.part.row_range.begin, v_bl.size(0))
+      .narrow(1, shard_of(n, shards, mesh.feature_index).begin, v_bl.size(1));
+}
+
 struct Leaves {
   at::Tensor w_enc, w_dec, b_enc, b_dec;
 };
@@ -104,6 +134,16 @@ struct Pass {
   }
 };
 
+// The pre-activations that the activation lets pass to its ReLU, the others zero.
+at::Tensor selected(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                    const at::Tensor& v) {
+  const ActivationFn& activation = activation_named(dictionary.config.activation);
+  const int64_t k = dictionary.config.k, n = dictionary.n;
+  if (activation.whole_batch) return v * batch_topk_mask(mesh, v, k, n, rows);
+  const at::Tensor every = at::ones({v.size(1)}, at::kBool);
+  return activation.has_k ? v * topk_mask(mesh, v, k, n, every) : v;
+}
+
 double world_sum(const Mesh& mesh, double mine, bool per_feature_rank) {
   double sum = per_feature_rank || mesh.feature_index == 0 ? mine : 0;
   mesh.world->all_reduce(view_of(&sum, 1), ReduceOp::sum, "generic scalar");
@@ -128,11 +168,7 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const at::Tensor x = rows.x_bd.narrow(0, 0, rows.real_rows());
   const at::Tensor xc = x - p.b_dec;
   const at::Tensor v = at::addmm(p.b_enc, SumBackward::apply(xc, comm), p.w_enc.t());
-  const at::Tensor every = at::ones({v.size(1)}, at::kBool);
-  const at::Tensor z =
-      dictionary.config.activation == "topk"
-          ? (v * topk_mask(mesh, v, dictionary.config.k, dictionary.n, every)).relu()
-          : v.relu();
+  const at::Tensor z = selected(mesh, dictionary, rows, v).relu();
   const at::Tensor residual = pass.decode(z, p.w_dec) - xc;
   const at::Tensor square = residual.square().sum();
   // The reconstruction terms are the same on every rank of a feature row, L1 is each shard's own.

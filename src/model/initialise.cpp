@@ -51,16 +51,16 @@ void random_unit_row(uint64_t seed, int64_t latent, int64_t d, float* row) {
 }
 
 // s = <xc, y> / <y, y> with y the decoded codes under W_enc = W_dec: what the encoder has to be
-// multiplied by, because both activations are positively homogeneous while b_enc is zero.
+// multiplied by, because the activations are positively homogeneous while b_enc is zero.
 double least_squares_scale(const Mesh& mesh, const Dictionary& dictionary,
                            const at::Tensor& sample_md) {
   const int64_t rows = std::min(kScaleRows, sample_md.size(0));
   const RowPart part =
       row_part(rows, mesh.data_size(), mesh.feature_size(), mesh.data_index, mesh.feature_index);
-  Rows mine{at::zeros({part.padded, dictionary.d}, sample_md.options()), part};
+  Rows mine{at::zeros({part.padded, dictionary.d}, sample_md.options()), part, rows};
   mine.x_bd.narrow(0, 0, part.row_range.size())
       .copy_(sample_md.narrow(0, part.row_range.begin, part.row_range.size()));
-  const Forward fwd = forward(mesh, dictionary, mine, {}, Sums::exact);
+  const Forward fwd = forward(mesh, dictionary, mine, {EncodeFor::training}, Sums::exact);
   const int64_t owned = part.owned.size();
   const at::Tensor xc = owned_slot(mesh, fwd.xc_bd, part.slot).narrow(0, 0, owned).to(at::kDouble);
   const at::Tensor y = fwd.residual_sd.narrow(0, 0, owned).to(at::kDouble) + xc;

@@ -137,6 +137,7 @@ SavedDictionary load_saved(const std::string& folder, const std::string& weights
   out.dictionary =
       empty_dictionary(state.model, reader.n(), reader.d(), latents, latents.size(), at::kCPU);
   read_weights(reader, ema ? "ema." : "", out.dictionary);
+  out.dictionary.threshold = state.threshold;
   out.normalization = reader.normalization();
   out.step = state.step;
   out.tokens = state.tokens;

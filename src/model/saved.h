@@ -6,7 +6,7 @@
 // 0 also b_dec [d] and normalize.mean [d]; metadata "NAME.latents" = "begin:end" for every tensor
 // that is split over latents. With an averaged copy: the same names with the prefix "ema.".
 // state.json (checkpoint_state.h): format, n_latents, d, model.{encoder,activation,decoder,k},
-// seed, normalize.{scale,centred}, step, tokens, var_total,
+// threshold (batchtopk alone), seed, normalize.{scale,centred}, step, tokens, var_total,
 // data.{fingerprint,model,hook,layer,...}, parts
 // [{file, begin, end}].
 #pragma once

@@ -12,6 +12,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
+#include "model/activations.h"
 #include "model/checkpoint_reader.h"
 #include "model/initialise.h"
 #include "model/saved.h"
@@ -105,6 +106,7 @@ nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, ui
                   {"activation", model.activation},
                   {"decoder", model.decoder},
                   {"k", model.k}};
+  if (activation_named(model.activation).whole_batch) out["threshold"] = state.dictionary.threshold;
   out["seed"] = seed;
   out["var_total"] = state.var_total;
   out["normalize"] = {{"scale", state.normalization.scale},
@@ -293,6 +295,7 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdent
   state.tokens = saved.tokens;
   state.var_total = saved.var_total;
   state.normalization = reader.normalization();
+  state.dictionary.threshold = saved.threshold;
   if (with_ema && !reader.has("ema.W_enc"))
     fail_agreed(ExitCode::usage,
                 fmt::format("'{}' holds no averaged weights, but optim.ema is set", folder),

@@ -35,7 +35,7 @@ Rates measure(const TrainJob& job, const TrainState& state) {
   const Dictionary& dictionary = state.dictionary;
   const at::Tensor x = first_rows(job, state);
   const EncodeArgs args{x, dictionary.w_enc_ld, dictionary.b_enc_l};
-  const int64_t k = dictionary.config.k;
+  const int64_t k = listed_latents(dictionary.config);
   const auto rate = [&](auto&& encode) {
     encode();
     const double start = seconds_now();
@@ -80,7 +80,7 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
     fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, no_screen),
                 "--kernels.encode fp32");
   }
-  if (cuda || tensors || job.run.deterministic || !activation_named(job.model.activation).screened)
+  if (cuda || tensors || job.run.deterministic || !activation_named(job.model.activation).has_k)
     return "fp32";  // nothing to choose from
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";

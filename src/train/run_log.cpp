@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "model/activations.h"
 
 namespace megadict {
 
@@ -77,6 +78,8 @@ void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, do
   line["tokens_per_s"] = rate;
   line["data_wait_s"] = data_s;
   line["comm_s"] = comm_s;
+  if (activation_named(state.dictionary.config.activation).whole_batch)
+    line["threshold"] = state.dictionary.threshold;
   if (const ScreenStats& s = r.screen; s.rows > 0) {  // of rank 0's latents
     const auto rows = static_cast<double>(s.rows);
     line["screen/hits_per_row"] = static_cast<double>(s.hits) / rows;

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "data/batch_stream.h"
 #include "data/normalization.h"
+#include "model/activations.h"
 #include "model/formats.h"
 #include "model/forward.h"
 #include "model/initialise.h"
@@ -68,11 +69,11 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   out.b_dec_d.copy_(from.b_dec_d);
   double off = unit_decoder_rows(out);
   mesh.feature->all_reduce(view_of(&off, 1), ReduceOp::max, "decoder norms");
-  if (off > 1e-2 && job.model.activation == "topk")
+  if (off > 1e-2 && activation_named(job.model.activation).has_k)
     note(
-        fmt::format("note: the decoder rows of '{}' were not unit and are now; topk selects by "
+        fmt::format("note: the decoder rows of '{}' were not unit and are now; {} selects by "
                     "z |w_dec|",
-                    folder));
+                    folder, job.model.activation));
   // Its weights belong to its own normalisation.
   const double ratio = saved.normalization.scale / state.normalization.scale;
   state.var_total *= ratio * ratio;

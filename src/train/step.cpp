@@ -41,6 +41,7 @@ struct Step {
   std::vector<BatchPart> parts = {};   // of an update in one pass
   std::vector<at::Tensor> g_own = {};  // of my own rows, for exact sums
   Sums sums_as() const { return config.deterministic ? Sums::exact : Sums::fast; }
+  double least = 0;  // smallest code of the batch, where it was asked for
 };
 
 void begin(Step& step) {
@@ -97,7 +98,8 @@ Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
                                            static_cast<uint64_t>(rows.real_rows())));
   std::sort(check.begin(), check.end());
   check.erase(std::unique(check.begin(), check.end()), check.end());
-  return forward(step.mesh, step.state.dictionary, rows, {screen_of(step), check}, step.sums_as());
+  return forward(step.mesh, step.state.dictionary, rows,
+                 {EncodeFor::training, screen_of(step), check}, step.sums_as());
 }
 
 void accumulate(Step& step, const MicroBatch& micro) {
@@ -118,6 +120,7 @@ void accumulate(Step& step, const MicroBatch& micro) {
   }
   step.sums.square += square / step.state.var_total;
   step.sums.l0 += fwd.codes.nnz();
+  step.least = fwd.least;
   if (step.l1_weight > 0) step.sums.l1 += l1_sum(dictionary, fwd.codes);
   mark_fired(fwd.codes, step.work.fired_l);
   const at::Tensor g_own = fwd.residual_sd * (2.0 / step.state.var_total);
@@ -217,6 +220,15 @@ void update_ema(double decay, TrainState& state) {
   state.ema_b_dec.lerp_(state.dictionary.b_dec_d, weight);
 }
 
+// Averages over about the last tenth of the steps so far, and no more than 1000: the field's decay
+// of .999 from step 10,000 on, while a shorter run does not remember how it started.
+void update_threshold(double least, TrainState& state) {
+  if (least <= 0) return;
+  double& threshold = state.dictionary.threshold;
+  const double weight = std::max(1e-3, 10 / (static_cast<double>(state.step) + 10));
+  threshold += (threshold > 0 ? weight : 1) * (least - threshold);
+}
+
 StepResult result_of(const Step& step, const StepSums& total, int64_t rows, double aux_loss) {
   const auto b = static_cast<double>(rows);
   StepResult out;
@@ -286,6 +298,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   if (!result.finite) return result;
   update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);
+  update_threshold(step.least, state);
   count_fired(mesh, workspace.fired_l, batch_rows, state);
   state.step += 1;
   state.tokens += batch_rows;

@@ -112,13 +112,16 @@ VALUES = [
     (["--optim.lr", "1e999"], "does not fit a double"),
     (["--optim.beta1", "1"], "allowed: a number, 0 to below 1"),
     (["--optim.name", "adma"], "did you mean 'adam'?"),
-    (["--model.activation", "gelu"], "allowed: topk, relu"),
+    (["--model.activation", "gelu"], "allowed: topk, relu, batchtopk"),
     (["--data.center", "yes"], "neither true nor false"),
     (["--model.encoder", "li\nnear\x1b[31m"], "'li\\x0anear\\x1b[31m'"),
     (["--optim.name", "a" * 5000], "..."),
 ]
 
 COMBINATIONS = [
+    (["--model.activation", "batchtopk", "--data.micro_batch_size", "64"],
+     "data.micro_batch_size = 64 with model.activation = batchtopk, which selects over the whole data.batch_size"),
+    (["--model.activation", "batchtopk", "--model.n_latents", "16"], "model.k = 32 is more than model.n_latents = 16"),
     (["--data.micro_batch_size", "300"], "data.micro_batch_size = 300 is more than data.batch_size = 128"),
     (["--data.tokens", "100"], "data.tokens = 100 is less than data.batch_size = 128"),
     (["--model.n_latents", "16"], "model.k = 32 is more than model.n_latents = 16"),

@@ -72,8 +72,8 @@ def test_a_small_dictionary_is_encoded_exactly(megadict_bin, data, tmp_path):
 
 @pytest.mark.parametrize("fields, part", [
     ({"kernels__encode": "int8"}, "auto, fp32, screen_int8"),
-    ({"kernels__encode": "screen_int8", "model__activation": "relu"}, "it is for topk on a cpu"),
-    ({"kernels__encode": "screen_int8", "run__device": "cuda"}, "it is for topk on a cpu"),
+    ({"kernels__encode": "screen_int8", "model__activation": "relu"}, "it is for topk and batchtopk on a cpu"),
+    ({"kernels__encode": "screen_int8", "run__device": "cuda"}, "it is for topk and batchtopk on a cpu"),
 ])  # fmt: skip
 def test_refusals(megadict_bin, data, tmp_path, fields, part):
     done = run(megadict_bin, train_words(data, tmp_path / "run", **fields))

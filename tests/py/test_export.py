@@ -1,7 +1,7 @@
 """Exported dictionaries in the tools they are for, and those tools' own files read back.
 
 The oracle is the native formula in fp64 (formats.md): h = (s(x - mean) - b_dec) W_enc^T + b_enc,
-z = act(h), x_hat = (z W_dec + b_dec) / s + mean.
+z = act(h) (batchtopk: h where it is above the threshold), x_hat = (z W_dec + b_dec) / s + mean.
 
 MEGADICT_EXPORT_FIXTURE   the helper that writes and reads dictionaries; otherwise build/<preset>/
 """
@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from safetensors import safe_open  # noqa: E402
 
 PRESETS = ("release", "debug", "asan", "cuda")
-CASES = ("topk_linear", "topk_tied", "relu_linear", "relu_tied")
+CASES = ("topk_linear", "topk_tied", "relu_linear", "relu_tied", "batchtopk_linear", "batchtopk_tied")
 SCALES = ("unit", "trained")
 
 
@@ -39,6 +39,7 @@ class Native:
     tensors: dict
     activation: str
     k: int
+    threshold: float
     scale: float
     hook: str
 
@@ -47,7 +48,8 @@ class Native:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata()
             tensors = {name: file.get_tensor(name).double() for name in file.keys()}
-        return cls(tensors, facts["activation"], int(facts["k"]), float(facts["scale"]), facts["hook"])
+        return cls(tensors, facts["activation"], int(facts["k"]), float(facts["threshold"]), float(facts["scale"]),
+                   facts["hook"])
 
     def codes(self, x):
         t = self.tensors
@@ -55,6 +57,8 @@ class Native:
         if self.activation == "topk":
             value, index = h.topk(self.k, dim=-1)
             h = torch.zeros_like(h).scatter(-1, index, value)
+        if self.activation == "batchtopk":
+            h = h * (h > self.threshold)
         return h.clamp_min(0)
 
     def decode(self, z):
@@ -106,7 +110,7 @@ def test_saelens_computes_the_same(exported, case, scale):
     with torch.no_grad():
         codes = sae.encode(x)
         expect_same(native, x, codes, sae.decode(codes), latent_scale(native, scale))
-    assert sae.cfg.architecture() == ("topk" if native.activation == "topk" else "standard")
+    assert sae.cfg.architecture() == {"topk": "topk", "relu": "standard", "batchtopk": "jumprelu"}[native.activation]
     assert sae.cfg.metadata.hook_name == "blocks.8.hook_resid_pre"
     assert sae.cfg.metadata.model_name == "gpt2"
     assert sae.cfg.metadata.megadict_step == 1000
@@ -203,14 +207,35 @@ def test_files_of_sparsify_are_read(fixture_bin, tmp_path, num_latents):
     assert native.hook == "layers.7"
 
 
+def test_batchtopk_of_saelens_is_read(fixture_bin, tmp_path):
+    """As SAELens saves it for use: jumprelu with one threshold."""
+    from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+
+    sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=10, d_sae=30, k=4, rescale_acts_by_decoder_norm=False))
+    random_weights(sae)
+    sae.topk_threshold.fill_(1.25)
+    sae.save_inference_model(tmp_path / "theirs")
+    native = read_back(fixture_bin, tmp_path / "theirs", tmp_path / "ours.safetensors")
+    assert native.activation == "batchtopk" and native.threshold == 1.25
+    theirs = SAE.load_from_disk(tmp_path / "theirs", device="cpu")
+    x = native.rows()
+    with torch.no_grad():
+        codes = theirs.encode(x)
+        assert 0 < (codes > 0).sum() < codes.numel() / 2
+        expect_same(native, x, codes, theirs.decode(codes), 1.0)
+
+
 @pytest.mark.parametrize("architecture", ["jumprelu", "gated"])
 def test_other_architectures_of_saelens_are_refused(fixture_bin, tmp_path, architecture):
     import sae_lens
 
     name = {"jumprelu": "JumpReLU", "gated": "Gated"}[architecture]
     config = getattr(sae_lens, f"{name}SAEConfig")(d_in=10, d_sae=30)
-    getattr(sae_lens, f"{name}SAE")(config).save_model(tmp_path / "theirs")
+    sae = getattr(sae_lens, f"{name}SAE")(config)
+    random_weights(sae)
+    sae.save_model(tmp_path / "theirs")
     answer = subprocess.run([fixture_bin, "read", tmp_path / "theirs", tmp_path / "x"],
                             capture_output=True, text=True)
     assert answer.returncode == 3
-    assert architecture in answer.stderr and "'standard' (relu) and 'topk'" in answer.stderr
+    wanted = {"jumprelu": "a threshold of its own for each latent", "gated": "'gated' has no counterpart"}
+    assert wanted[architecture] in answer.stderr

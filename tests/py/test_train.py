@@ -48,7 +48,8 @@ def wait_for_step(run_dir, process, step, limit_s=120):
 
 
 @pytest.mark.parametrize("fields", [{}, {"model__activation": "relu", "model__l1_coefficient": 0.05},
-                                    {"model__decoder": "tied"}], ids=["topk", "relu", "tied"])
+                                    {"model__decoder": "tied"}, {"model__activation": "batchtopk"}],
+                         ids=["topk", "relu", "tied", "batchtopk"])
 def test_every_mesh_learns_the_same(megadict_bin, data, tmp_path, fields):
     curves = {}
     for shape in MESHES:
@@ -63,9 +64,11 @@ def test_every_mesh_learns_the_same(megadict_bin, data, tmp_path, fields):
         assert curve == pytest.approx(curves[1, 1], rel=1e-2), shape
 
 
+@pytest.mark.parametrize("activation", ["topk", "batchtopk"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
-def test_stop_by_usr1_and_resume_gives_the_same_bits(megadict_bin, data, tmp_path, shape):
-    ranks, long = shape[0] * shape[1], {"data__tokens": 101 * 1500, "optim__ema": 0.99}
+def test_stop_by_usr1_and_resume_gives_the_same_bits(megadict_bin, data, tmp_path, shape, activation):
+    ranks = shape[0] * shape[1]
+    long = {"data__tokens": 101 * 1500, "optim__ema": 0.99, "model__activation": activation}
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     done = run(megadict_bin, train_words(data, whole, **long, **mesh_words(shape)), ranks=ranks)
     assert done.returncode == 0, done.stderr
@@ -81,6 +84,9 @@ def test_stop_by_usr1_and_resume_gives_the_same_bits(megadict_bin, data, tmp_pat
     assert done.returncode == 0, done.stderr
     assert same_bits(whole / "final", halves / "final")
     assert steps_logged(halves) == steps_logged(whole)
+    ends = [json.loads((out / "final" / "state.json").read_text()) for out in (whole, halves)]
+    assert ends[0].get("threshold") == ends[1].get("threshold")
+    assert ("threshold" in ends[0]) == (activation == "batchtopk")
 
 
 def test_term_saves_and_says_143(megadict_bin, data, tmp_path):

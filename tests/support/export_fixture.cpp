@@ -4,7 +4,7 @@
 //                                  FOLDER/CASE/FORMAT.SCALE for every format that holds the case
 //   export_fixture read FOLDER OUT OUT.safetensors = the dictionary in a foreign folder
 //
-// A native file: W_enc, W_dec, b_enc, b_dec, mean, and activation, k, scale as metadata.
+// A native file: W_enc, W_dec, b_enc, b_dec, mean, and activation, k, threshold, scale as metadata.
 #include <fmt/format.h>
 
 #include "base/error.h"
@@ -34,13 +34,14 @@ void write_native(const SavedDictionary& saved, const std::string& path) {
   write_safetensors(path, tensors,
                     {{"activation", dictionary.config.activation},
                      {"k", fmt::format("{}", dictionary.config.k)},
+                     {"threshold", fmt::format("{}", dictionary.threshold)},
                      {"scale", fmt::format("{}", saved.normalization.scale)},
                      {"hook", saved.hook},
                      {"layer", fmt::format("{}", saved.layer)}});
 }
 
 void write_cases(const std::string& folder) {
-  for (const char* activation : {"topk", "relu"})
+  for (const char* activation : {"topk", "relu", "batchtopk"})
     for (const char* decoder : {"linear", "tied"}) {
       const std::string at = fmt::format("{}/{}_{}", folder, activation, decoder);
       const SavedDictionary saved = test::random_dictionary(activation, decoder);

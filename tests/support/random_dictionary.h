@@ -34,6 +34,7 @@ inline SavedDictionary random_dictionary(const std::string& activation, const st
       decoder == "tied" ? out.w_dec_ld : (rows + 0.1 * random_tensor({n, d}, 2)).to(at::kFloat);
   out.b_enc_l = (0.1 * random_tensor({n}, 3)).to(at::kFloat);
   out.b_dec_d = (0.3 * random_tensor({d}, 4)).to(at::kFloat);
+  if (activation == "batchtopk") out.threshold = 1.3;  // some five latents of a row
   saved.normalization.scale = 0.37;
   const at::Tensor mean = (2 + random_tensor({d}, 5)).to(at::kFloat);
   saved.normalization.mean.assign(mean.const_data_ptr<float>(), mean.const_data_ptr<float>() + d);
@@ -69,6 +70,8 @@ inline Reconstruction reconstruct(const SavedDictionary& saved, const at::Tensor
     const auto [value, index] = z.topk(std::min(dictionary.config.k, dictionary.n), 1);
     z = at::zeros_like(z).scatter(1, index, value);
   }
+  if (dictionary.config.activation == "batchtopk")
+    z = z * z.gt(static_cast<float>(dictionary.threshold));
   z = z.clamp_min(0);
   return {z, (at::mm(z, wide(dictionary.w_dec_ld)) + wide(dictionary.b_dec_d)) / s + mean};
 }

@@ -39,6 +39,7 @@ struct Case {
   const char* optimiser = "adam";
   const KernelSet* kernels = nullptr;  // for CPU tensors; nullptr = the usual
   bool relu() const { return std::string(activation) == "relu"; }
+  bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
 };
 
