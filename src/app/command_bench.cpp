@@ -22,6 +22,7 @@ namespace {
 struct BenchOptions {
   KernelBench kernels;
   StepBench step;
+  LoaderBench loader;
   int repeats = 5;
   int threads = 0;
   double seconds = 10;
@@ -125,6 +126,44 @@ std::string help_kernels() {
   return help_text(kernel_options(own));
 }
 
+OptionSet loader_options(BenchOptions& own) {
+  LoaderBench& loader = own.loader;
+  DataConfig& data = loader.data;
+  return {.command = "bench loader",
+          .summary = "The batch stream over whole passes, beside plain reads of the same files.",
+          .fields = {{"data.path", &data.path, "", "folder or glob of activation shards"},
+                     {"data.batch_size", &data.batch_size, "rows", "global batch", between(1, 1e9)},
+                     {"data.micro_batch_size", &data.micro_batch_size, "rows",
+                      "part of the batch handled at once; 0 = all", between(0, 1e9)},
+                     {"data.shuffle_buffer", &data.shuffle_buffer, "rows",
+                      "shuffling window of the whole mesh", between(1, 1e12)},
+                     {"data.queue", &data.queue, "micro-batches", "read ahead", between(1, 1024)},
+                     {"mesh.data", &loader.mesh.data, "ranks", "parts of the batch; 0 = auto",
+                      between(0, 1048576)},
+                     {"mesh.feature", &loader.mesh.feature, "ranks",
+                      "parts of a data row; 0 = auto", between(0, 1048576)},
+                     {"cold", &loader.cold, "",
+                      "also from the disk: drops the files from the page cache"},
+                     {"repeats", &loader.repeats, "", "passes of each kind; the median counts",
+                      between(1, 1e4)},
+                     {"json", &own.json, "", "file to write"}},
+          .required = {"data.path"}};
+}
+
+int run_loader(Launch& launch, const Args& args) {
+  BenchOptions own;
+  own.loader.data.last_batch = "keep";
+  read_options(loader_options(own), args);
+  const BenchReport report = bench_loader(launch.world(), own.loader);
+  if (launch.facts().rank == 0) finish(report, own);
+  return 0;
+}
+
+std::string help_loader() {
+  BenchOptions own;
+  return help_text(loader_options(own));
+}
+
 OptionSet machine_options(BenchOptions& own) {
   return {.command = "bench machine",
           .summary = "Measures what the planner computes from: megadict plan --machine FILE.",
@@ -157,6 +196,7 @@ std::string help_machine() {
 constexpr Command kBenches[] = {
     {"kernels", "the local operations of a step, alone", run_kernels, help_kernels},
     {"step", "whole optimiser steps on the mesh, by stage", run_step, help_step},
+    {"loader", "the batch stream beside plain reads of its files", run_loader, help_loader},
     {"machine", "rates that the planner computes from", run_machine, help_machine},
 };
 
