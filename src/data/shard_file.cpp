@@ -16,6 +16,8 @@ namespace {
 
 constexpr const char* kActivations = "activations";
 constexpr size_t kChecksumBytes = 4;
+// How far a chunk may lie from its even place and still be announced whole.
+constexpr int64_t kSlack = 16 << 10;
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why,
                          const std::string& hint = "") {
@@ -138,6 +140,20 @@ void ShardFile::read_chunk(int64_t index, std::byte* to) const {
            fmt::format("megadict data verify {}", parent_folder(path())));
 }
 
+void ShardFile::announce_chunk(int64_t index) {
+  const auto stored = static_cast<int64_t>(stored_bytes());
+  if (!extent_) {
+    // Looking every chunk up would cost a walk over all of them each time.
+    extent_ = Extent{RandomAccessFile(path()), file_.chunk_offset(kActivations, 0),
+                     file_.chunk_offset(kActivations, chunk(chunks() - 1).begin)};
+  }
+  const int64_t gaps = std::max<int64_t>(1, chunks() - 1);
+  const double stride =
+      static_cast<double>(extent_->last - extent_->first) / static_cast<double>(gaps);
+  const int64_t about = extent_->first + static_cast<int64_t>(stride * static_cast<double>(index));
+  extent_->file.announce(about - kSlack, stored + 2 * kSlack);
+}
+
 void ShardFile::read_column(const std::string& column, Range rows, BufferView to) const {
   file_.read_rows(column, rows, to);
 }
@@ -152,6 +168,13 @@ std::vector<uint32_t> ShardFile::chunk_checksums() const {
                &checksums[static_cast<size_t>(i)], kChecksumBytes);
   }
   return checksums;
+}
+
+size_t largest_chunk_bytes(const ShardIndex& index) {
+  const auto row_bytes = index.width() * static_cast<int64_t>(size_of(index.facts().dtype));
+  int64_t rows = 0;
+  for (const ShardInfo& shard : index.shards()) rows = std::max(rows, shard.chunk_rows);
+  return static_cast<size_t>(rows * row_bytes) + kChecksumBytes;
 }
 
 ShardFile& ShardPool::shard(int32_t number) {
@@ -171,11 +194,21 @@ ShardFile& ShardPool::shard(int32_t number) {
   return open_.back().file;
 }
 
-void ShardPool::read(const Chunk& chunk, std::vector<std::byte>& to) {
+int64_t ShardPool::number_of(const Chunk& chunk) const {
   const ShardInfo& info = index_.shards()[static_cast<size_t>(chunk.shard)];
-  const ShardFile& file = shard(chunk.shard);
-  to.resize(file.stored_bytes());
-  file.read_chunk((chunk.rows.begin - info.rows.begin) / info.chunk_rows, to.data());
+  return (chunk.rows.begin - info.rows.begin) / info.chunk_rows;
+}
+
+void ShardPool::read(const Chunk& chunk, std::byte* to) {
+  shard(chunk.shard).read_chunk(number_of(chunk), to);
+}
+
+void ShardPool::announce(const Chunk& chunk) {
+  try {
+    shard(chunk.shard).announce_chunk(number_of(chunk));
+  } catch (const Error&) {
+    return;
+  }
 }
 
 }  // namespace megadict

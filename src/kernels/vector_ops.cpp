@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#define MEGADICT_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+#include "base/clones.h"
 
 namespace megadict {
 
