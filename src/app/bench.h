@@ -21,6 +21,7 @@ struct BenchLine {
   double bound = 0;  // of work / s, measured; 0 = none
   std::string bound_name;
   int64_t compared = 0, wrong = 0;  // results beside the reference
+  double processor_s = 0;           // of all threads of a rank; 0 = not measured
 };
 
 struct BenchReport {

@@ -78,11 +78,14 @@ struct Pass {
   std::function<void()> work;
   double bytes;
   std::vector<double> seconds = {};
+  double processor_s = 0;  // of rank 0, in all passes
 };
 
 void run(const Subject& subject, Pass& pass) {
   const bool idle = pass.rank_zero_alone && subject.world.rank() != 0;
+  const double before = processor_seconds();
   pass.seconds.push_back(timed(subject.world, idle ? [] {} : pass.work));
+  pass.processor_s += processor_seconds() - before;
 }
 
 std::vector<Pass> passes_of(const Subject& subject, int queue, bool& direct_works) {
@@ -108,11 +111,14 @@ void add_lines(std::vector<Pass> passes, const char* state, BenchReport& report)
   for (Pass& pass : passes) {
     BenchLine line =
         line_of(fmt::format("{}, {}", pass.name, state), pass.seconds, pass.bytes, "GB/s");
+    line.processor_s = pass.processor_s / static_cast<double>(pass.seconds.size());
     if (pass.rank_zero_alone) {
       fastest = std::max(fastest, line.work / line.median_s);
     } else {
       line.bound = fastest;
       line.bound_name = "plain reads";
+      report.title +=
+          fmt::format("; {:.2f} processor seconds a GB", line.processor_s / line.work * 1e9);
     }
     report.lines.push_back(line);
   }
@@ -145,7 +151,8 @@ void measure_cold(const Subject& subject, const LoaderBench& options, BenchRepor
 
 // One stream over several passes, as a run has it. The first pass is a line of its own: it waits
 // for a whole window and for memory that nobody has used before.
-std::vector<double> passes_of_one_stream(const Subject& subject, const LoaderBench& options) {
+std::vector<double> passes_of_one_stream(const Subject& subject, const LoaderBench& options,
+                                         double& processor_s) {
   LoaderBench longer = options;
   longer.data.tokens = (options.repeats + 1) * subject.plan.rows_per_epoch();
   const Subject all(subject.world, longer, subject.index);
@@ -158,7 +165,9 @@ std::vector<double> passes_of_one_stream(const Subject& subject, const LoaderBen
     const double now = seconds_now();
     seconds.push_back(now - start);
     start = now;
+    if (seconds.size() == 1) processor_s = -processor_seconds();
   });
+  processor_s += processor_seconds();
   subject.world.all_reduce(view_of(seconds.data(), static_cast<int64_t>(seconds.size())),
                            ReduceOp::max, "bench");
   return seconds;
@@ -174,7 +183,7 @@ void measure_hot(const Subject& subject, const LoaderBench& options, BenchReport
   std::vector<Pass> passes = passes_of(subject, options.data.queue, unused);
   passes.erase(passes.begin() + 1);
   for (int i = 0; i < options.repeats; ++i) run(subject, passes[0]);
-  std::vector<double> seconds = passes_of_one_stream(subject, options);
+  std::vector<double> seconds = passes_of_one_stream(subject, options, passes[1].processor_s);
   report.lines.push_back(
       line_of("first pass, hot", {seconds[0]}, subject.delivered_bytes(), "GB/s"));
   passes[1].seconds.assign(seconds.begin() + 1, seconds.end());

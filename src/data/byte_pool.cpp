@@ -1,7 +1,5 @@
 #include "data/byte_pool.h"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -10,7 +8,7 @@ namespace megadict {
 
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20, kBlockBytes = size_t{16} << 20, kLine = 64;
+constexpr size_t kBlockBytes = size_t{16} << 20, kLine = 64;
 
 size_t rounded_up(size_t bytes, size_t to) {
   return (bytes + to - 1) / to * to;
@@ -39,12 +37,11 @@ void BytePool::Release::operator()(std::byte* block) const {
 void BytePool::add_block() {
   // A small piece alone is a small data set or a test: it needs no block of many.
   const size_t pieces = blocks_.empty() ? 1 : std::max<size_t>(1, kBlockBytes / piece_bytes_);
-  const size_t bytes = rounded_up(pieces * piece_bytes_, kHugePage);
-  auto* const block = static_cast<std::byte*>(std::aligned_alloc(kHugePage, bytes));
+  // Without huge pages: looking for them costs the first windows more than they save later.
+  auto* const block = static_cast<std::byte*>(std::aligned_alloc(kLine, pieces * piece_bytes_));
   if (block == nullptr) throw std::bad_alloc();
   blocks_.emplace_back(block);
-  ::madvise(block, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, pages are small
-  for (size_t i = bytes / piece_bytes_; i-- > 0;) free_.push_back(block + i * piece_bytes_);
+  for (size_t i = pieces; i-- > 0;) free_.push_back(block + i * piece_bytes_);
 }
 
 Bytes BytePool::take(size_t size) {

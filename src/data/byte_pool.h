@@ -45,8 +45,7 @@ class Bytes {
   std::shared_ptr<BytePool> pool_;
 };
 
-// Pieces of one size, cut from blocks that ask for huge pages. For several threads; lives as long
-// as its last piece.
+// Pieces of one size, cut from larger blocks. For several threads; lives as long as its last piece.
 class BytePool : public std::enable_shared_from_this<BytePool> {
  public:
   static std::shared_ptr<BytePool> of(size_t piece_bytes);
