@@ -8,21 +8,26 @@ namespace megadict {
 
 namespace {
 
-// Asked of the system ahead of the chunk in hand: what a fast disk delivers in some milliseconds.
-constexpr size_t kAheadBytes = size_t{32} << 20;
+// Asked of the system ahead of the chunk being read: what a fast disk delivers in some
+// milliseconds.
+constexpr size_t kAheadBytes = size_t{64} << 20;
 
 }  // namespace
 
 ChunkFetcher::ChunkFetcher(const ShardIndex& index)
     : index_(index),
-      pool_(index),
+      to_read_(index),
+      to_announce_(index),
       chunk_bytes_(largest_chunk_bytes(index)),
+      ahead_(std::max<size_t>(2, kAheadBytes / chunk_bytes_)),
       memory_(BytePool::of(chunk_bytes_)),
-      thread_([this] { run(); }) {}
+      reader_([this] { read_queue(); }),
+      announcer_([this] { announce_queue(); }) {}
 
 ChunkFetcher::~ChunkFetcher() {
   stop();
-  thread_.join();
+  reader_.join();
+  announcer_.join();
 }
 
 void ChunkFetcher::stop() {
@@ -68,15 +73,19 @@ void ChunkFetcher::drop_before(WindowId window) {
   });
 }
 
-std::vector<int32_t> ChunkFetcher::take_announcements() {
-  const size_t ahead = std::max<size_t>(2, kAheadBytes / chunk_bytes_);
-  std::vector<int32_t> soon;
-  for (; announced_ < std::min(queue_.size(), ahead); ++announced_)
-    soon.push_back(queue_[announced_]);
-  return soon;
+void ChunkFetcher::announce_queue() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stop_ || announced_ < announceable(); });
+    if (stop_) return;
+    const int32_t number = queue_[announced_++];
+    lock.unlock();
+    to_announce_.announce(chunk(number));
+    lock.lock();
+  }
 }
 
-void ChunkFetcher::run() {
+void ChunkFetcher::read_queue() {
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
@@ -88,13 +97,11 @@ void ChunkFetcher::run() {
     if (found == entries_.end() || found->second.phase != Phase::queued) continue;
     Entry& entry = found->second;  // stays where it is while it is being read
     entry.phase = Phase::reading;
-    const std::vector<int32_t> soon = take_announcements();
     lock.unlock();
     Bytes rows = memory_->take(chunk_bytes_);
     std::exception_ptr error;
-    for (int32_t next : soon) pool_.announce(chunk(next));
     try {
-      pool_.read(chunk(number), rows.data());
+      to_read_.read(chunk(number), rows.data());
     } catch (...) {
       error = std::current_exception();
     }

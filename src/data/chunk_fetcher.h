@@ -1,9 +1,10 @@
-// The chunks of the windows in use, and a thread that reads them before they are due: each once
-// per window though every batch takes a few of its rows. What is expected is read in the order of
-// the files, and the system is asked for the next megabytes while a chunk is being verified, so
-// that the disk does not wait for the processor.
+// The chunks of the windows in use, and a thread that reads and verifies them before they are due:
+// each once per window though every batch takes a few of its rows. What is expected is read in the
+// order of the files. A second thread asks the system for the next megabytes, so that the disk
+// does not wait for the processor: the asking itself takes time, and waits where the disk is busy.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +22,7 @@
 
 namespace megadict {
 
-// Used by one thread beside its own.
+// Used by one thread beside its own two.
 class ChunkFetcher {
  public:
   explicit ChunkFetcher(const ShardIndex& index);
@@ -46,13 +47,14 @@ class ChunkFetcher {
     std::exception_ptr error = {};
   };
 
-  void run();
-  std::vector<int32_t> take_announcements();
+  void read_queue();
+  void announce_queue();
+  size_t announceable() const { return std::min(queue_.size(), ahead_); }
   const Chunk& chunk(int32_t number) const { return index_.chunks()[static_cast<size_t>(number)]; }
 
   const ShardIndex& index_;
-  ShardPool pool_;  // of the thread
-  const size_t chunk_bytes_;
+  ShardPool to_read_, to_announce_;  // one for each thread
+  const size_t chunk_bytes_, ahead_;
   const std::shared_ptr<BytePool> memory_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -60,7 +62,7 @@ class ChunkFetcher {
   std::deque<int32_t> queue_;  // chunks to read; some may have been dropped since
   size_t announced_ = 0;       // of the front of the queue
   bool stop_ = false;
-  std::thread thread_;
+  std::thread reader_, announcer_;
 };
 
 }  // namespace megadict

@@ -57,12 +57,18 @@ class ShardFile {
   DatasetFacts facts_;
   int64_t rows_ = 0, chunk_rows_ = 0;
   std::vector<uint32_t> table_;  // chunk_checksum; empty where the file has none
-  // Where the first and the last chunk lie; the others are taken to lie evenly between them.
-  struct Extent {
-    RandomAccessFile file;
-    int64_t first = 0, last = 0;
+  // Where some chunks lie; those between two neighbours are taken to lie evenly. Looking every
+  // chunk up would take minutes for a large file: the library walks over all of them each time.
+  struct Place {
+    int64_t chunk = 0, offset = 0;
   };
-  std::optional<Extent> extent_;  // once announce_chunk() has been called
+  struct Map {
+    RandomAccessFile file;
+    std::vector<Place> places;
+  };
+  Place place_of(int64_t index) const;
+  void add_places(const Place& first, const Place& last, std::vector<Place>& places) const;
+  std::optional<Map> map_;  // once announce_chunk() has been called
 };
 
 // Room that ShardPool::read() needs for any chunk of the data set.
