@@ -1,5 +1,4 @@
 #include "io/file.h"
-#include "io/raw_read.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -8,6 +7,7 @@
 
 #include <fstream>
 
+#include "io/raw_read.h"
 #include "support/temp_folder.h"
 
 namespace megadict {
