@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "base/buffer_view.h"
 #include "base/error.h"
@@ -60,6 +63,28 @@ TEST(Half, EveryValueSurvivesTheRoundTrip) {
       EXPECT_EQ(float_to_bfloat16(bfloat16_to_float(half)), half);
     }
   }
+}
+
+// The vector loops against the plain definition, bit for bit: zeros, subnormals, infinities and NaN
+// of both signs included, at every place in a vector.
+TEST(Half, VectorConversionEqualsTheScalarOne) {
+  const struct {
+    DType dtype;
+    float (*scalar)(uint16_t);
+  } types[] = {{DType::f16, half_to_float}, {DType::bf16, bfloat16_to_float}};
+  std::vector<uint16_t> bits(0x10000);
+  std::iota(bits.begin(), bits.end(), uint16_t{0});
+  for (const auto& type : types)
+    for (size_t first : {0, 1, 5}) {
+      const size_t count = bits.size() - first - 3;
+      std::vector<float> values(count + 1, -1.0f);
+      convert_to_float(bits.data() + first, type.dtype, static_cast<int64_t>(count), values.data());
+      for (size_t i = 0; i < count; ++i)
+        ASSERT_EQ(std::bit_cast<uint32_t>(values[i]),
+                  std::bit_cast<uint32_t>(type.scalar(bits[first + i])))
+            << name_of(type.dtype) << " " << bits[first + i];
+      EXPECT_EQ(values[count], -1.0f);
+    }
 }
 
 TEST(Half, RoundsToNearestEven) {

@@ -164,6 +164,23 @@ TEST_F(StreamErrors, FileRemovedUnderway) {
   EXPECT_THAT(error.line(), HasSubstr("a.h5': No such file"));
 }
 
+// Batches keep their content when the stream that made them has gone, and no two share memory.
+TEST_F(StreamErrors, BatchesOutliveTheStream) {
+  write_shards(folder_.path(), {100});
+  const ShardIndex index = ShardIndex::open(folder_.path());
+  const BatchPlan plan(index, config(), 1);
+  std::vector<MicroBatch> kept;
+  {
+    BatchStream stream(index, plan, 1, 1, 0, 0, 0, 2);
+    for (int64_t step = 0; step < plan.steps(); ++step) kept.push_back(stream.next());
+  }
+  for (const MicroBatch& batch : kept)
+    for (size_t i = 0; i < batch.row_ids.size(); ++i) {
+      const std::vector<std::byte> want = test::row_bytes(batch.row_ids[i], 4, DType::f32);
+      EXPECT_EQ(std::memcmp(batch.data.data() + i * want.size(), want.data(), want.size()), 0);
+    }
+}
+
 // The training loop samples, evaluates and asks the plan while the reader thread works.
 TEST_F(StreamErrors, OtherThreadsMayReadTheSameDataMeanwhile) {
   write_shards(folder_.path(), {100, 100});

@@ -315,5 +315,28 @@ TEST(RowReader, AnyOrderAndRepetitions) {
               HasSubstr("row 15 of a data set of 15"));
 }
 
+// A hint changes nothing: one chunk, many with columns between them, and a file that has gone.
+TEST(Shard, AnnouncedChunksAreReadAsBefore) {
+  const TempFolder folder;
+  for (int64_t rows : {2, 400}) {
+    const std::string path = folder / "a.h5";
+    write_shard(path, {.rows = rows, .chunk_rows = 2});
+    const ShardIndex index = ShardIndex::open(path);
+    ShardPool pool(index);
+    std::vector<std::byte> bytes(largest_chunk_bytes(index));
+    for (const Chunk& chunk : index.chunks()) {
+      pool.announce(chunk);
+      pool.read(chunk, bytes.data());
+      EXPECT_EQ(std::vector<std::byte>(bytes.begin(), bytes.begin() + 16),
+                test::row_bytes(chunk.rows.begin, 4, DType::f32));
+    }
+    remove_file(path);
+    ShardPool gone(index);
+    gone.announce(index.chunks()[0]);
+    EXPECT_EQ(error_of([&] { gone.read(index.chunks()[0], bytes.data()); }).code(),
+              ExitCode::bad_data);
+  }
+}
+
 }  // namespace
 }  // namespace megadict

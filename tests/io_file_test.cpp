@@ -7,6 +7,7 @@
 
 #include <fstream>
 
+#include "io/raw_read.h"
 #include "support/temp_folder.h"
 
 namespace megadict {
@@ -101,6 +102,30 @@ TEST(RandomAccessFile, RefusesToReadPastTheEnd) {
   EXPECT_THAT(error.line(), HasSubstr("ends at byte 5"));
   EXPECT_THAT(error_of([&] { RandomAccessFile whole(folder.path()); }).line(),
               HasSubstr("Is a directory"));
+}
+
+TEST(RandomAccessFile, TakesAnnouncementsOfAnything) {
+  const TempFolder folder;
+  write_file_atomic(folder / "a", "12345");
+  const RandomAccessFile file(folder / "a");
+  for (int64_t offset : {-100, 0, 4, 100}) file.announce(offset, 50);
+}
+
+// What a cache holds cannot be asked of every file system; that reading goes on as before can.
+TEST(RawRead, ReadsWithAndWithoutTheCache) {
+  const TempFolder folder;
+  const std::string path = folder / "a";
+  write_file_atomic(path, std::string(3'000'001, 'x'));
+  drop_from_cache(path);
+  EXPECT_GE(read_in_order(path), 0.0);
+  EXPECT_EQ(cached_bytes(path), 3'000'001);
+  const auto direct = read_past_cache(path);
+  if (direct) {
+    EXPECT_GE(*direct, 0.0);
+  }
+  write_file_atomic(path, "");
+  EXPECT_EQ(cached_bytes(path), 0);
+  EXPECT_THAT(error_of([&] { read_in_order(folder / "b"); }).line(), HasSubstr("No such file"));
 }
 
 TEST(Rename, MovesAFolder) {

@@ -55,7 +55,7 @@ struct Bytes {
 Bytes bytes_of_a_step(int64_t latents, const char* decoder, const char* optimiser) {
   static CountedMemory memory;
   c10::SetAllocator(at::kCPU, &memory, /*priority=*/9);
-  const Case c{"", "topk", decoder, kRows, 0, 0, "fp32", &kBounded};
+  const Case c{"", "topk", decoder, kRows, 0, 0, "fp32", "tokens", "adam", &kBounded};
   const KernelsOf kernels(c);
   const at::Tensor w_dec = unit_rows(random({latents, kWidth}, 1));
   Problem p{kActive,

@@ -60,6 +60,7 @@ nlohmann::ordered_json json_of(const BenchReport& report) {
                                   {"unit", line.unit},
                                   {"rate", line.median_s > 0 ? line.work / line.median_s : 0.0}};
     if (line.bound > 0) one.update({{"bound", line.bound}, {"bound_name", line.bound_name}});
+    if (line.processor_s > 0) one["processor_s"] = line.processor_s;
     if (line.compared > 0) one.update({{"compared", line.compared}, {"wrong", line.wrong}});
     lines.push_back(one);
   }

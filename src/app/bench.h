@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/mesh.h"
+#include "data/config.h"
 
 namespace megadict {
 
@@ -20,6 +21,7 @@ struct BenchLine {
   double bound = 0;  // of work / s, measured; 0 = none
   std::string bound_name;
   int64_t compared = 0, wrong = 0;  // results beside the reference
+  double processor_s = 0;           // of all threads of a rank; 0 = not measured
 };
 
 struct BenchReport {
@@ -48,5 +50,16 @@ struct StepBench {
 };
 // Collective over `world`; rank 0's times.
 BenchReport bench_step(Communicator& world, const StepBench& options);
+
+struct LoaderBench {
+  DataConfig data;
+  bool cold = false;  // drop the shards from the page cache before every pass
+  int repeats = 3;
+  MeshConfig mesh;
+};
+// Whole passes of the batch stream over the shards, by turns with plain reads of their files;
+// every row is compared with what the HDF5 library reads. Collective over `world`; the times are
+// those of the slowest rank, the bytes those of all.
+BenchReport bench_loader(Communicator& world, const LoaderBench& options);
 
 }  // namespace megadict

@@ -58,7 +58,7 @@ MicroBatch whole_batch(const Mesh& mesh, const StepBench& options, const at::Ten
   out.part = row_part(options.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                       mesh.feature_index);
   const int64_t width = options.width, owned = out.part.owned.size();
-  out.data.resize(static_cast<size_t>(out.part.slot * width) * sizeof(float));
+  out.data = Bytes(static_cast<size_t>(out.part.slot * width) * sizeof(float));
   const int64_t first = out.part.row_range.begin + out.part.owned.begin;
   for (int64_t i = 0; i < owned; ++i) out.row_ids.push_back(first + i);
   if (owned > 0)

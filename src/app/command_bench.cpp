@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/bench.h"
+#include "app/bench_comm.h"
 #include "app/build_facts.h"
 #include "app/commands.h"
 #include "app/fields.h"
@@ -25,6 +26,8 @@ namespace {
 struct BenchOptions {
   KernelBench kernels;
   StepBench step;
+  LoaderBench loader;
+  CommBench comm;
   int repeats = 5;
   int threads = 0;
   double seconds = 10;
@@ -57,7 +60,8 @@ OptionSet kernel_options(BenchOptions& own) {
   return set;
 }
 
-void finish(const BenchReport& report, const BenchOptions& own) {
+template <class Report>
+void finish(const Report& report, const BenchOptions& own) {
   for (const std::string& line : table_of(report)) say(line);
   if (own.json.empty()) return;
   nlohmann::ordered_json json = json_of(report);
@@ -143,6 +147,81 @@ std::string help_kernels() {
   return help_text(kernel_options(own));
 }
 
+OptionSet loader_options(BenchOptions& own) {
+  LoaderBench& loader = own.loader;
+  DataConfig& data = loader.data;
+  return {.command = "bench loader",
+          .summary = "The batch stream over whole passes, beside plain reads of the same files.",
+          .fields = {{"data.path", &data.path, "", "folder or glob of activation shards"},
+                     {"data.batch_size", &data.batch_size, "rows", "global batch", between(1, 1e9)},
+                     {"data.micro_batch_size", &data.micro_batch_size, "rows",
+                      "part of the batch handled at once; 0 = all", between(0, 1e9)},
+                     {"data.shuffle_buffer", &data.shuffle_buffer, "rows",
+                      "shuffling window of the whole mesh", between(1, 1e12)},
+                     {"data.queue", &data.queue, "micro-batches", "read ahead", between(1, 1024)},
+                     {"mesh.data", &loader.mesh.data, "ranks", "parts of the batch; 0 = auto",
+                      between(0, 1048576)},
+                     {"mesh.feature", &loader.mesh.feature, "ranks",
+                      "parts of a data row; 0 = auto", between(0, 1048576)},
+                     {"cold", &loader.cold, "",
+                      "also from the disk: drops the files from the page cache"},
+                     {"repeats", &loader.repeats, "", "passes of each kind; the median counts",
+                      between(1, 1e4)},
+                     {"json", &own.json, "", "file to write"}},
+          .required = {"data.path"}};
+}
+
+int run_loader(Launch& launch, const Args& args) {
+  BenchOptions own;
+  own.loader.data.last_batch = "keep";
+  read_options(loader_options(own), args);
+  const BenchReport report = bench_loader(launch.world(), own.loader);
+  if (launch.facts().rank == 0) finish(report, own);
+  return 0;
+}
+
+std::string help_loader() {
+  BenchOptions own;
+  return help_text(loader_options(own));
+}
+
+OptionSet comm_options(BenchOptions& own) {
+  CommBench& comm = own.comm;
+  return {.command = "bench comm",
+          .summary = "Every collective over a range of sizes, results compared on every rank.",
+          .fields = {
+              {"least_bytes", &comm.least_bytes, "bytes", "smallest full vector", between(4, 1e12)},
+              {"most_bytes", &comm.most_bytes, "bytes", "largest", between(4, 1e12)},
+              {"factor", &comm.factor, "", "from one size to the next", between(2, 1e6)},
+              {"seconds", &comm.seconds, "s", "for each line, about", between(0, 3600)},
+              {"repeats", &comm.repeats, "", "parts of these seconds; the median counts",
+               between(1, 1e4)},
+              {"device", &comm.device, "", "cuda: through NCCL", one_of({"cpu", "cuda"})},
+              {"mesh.data", &comm.mesh.data, "ranks", "also over this axis; 0 = auto",
+               between(0, 1048576)},
+              {"mesh.feature", &comm.mesh.feature, "ranks", "and over this one; 0 = auto",
+               between(0, 1048576)},
+              {"json", &own.json, "", "file to write"}}};
+}
+
+int run_comm(Launch& launch, const Args& args) {
+  BenchOptions own;
+  read_options(comm_options(own), args);
+  const CommBench& comm = own.comm;
+  if (comm.most_bytes < comm.least_bytes)
+    fail_agreed(ExitCode::usage, fmt::format("most_bytes = {} is less than least_bytes = {}",
+                                             comm.most_bytes, comm.least_bytes));
+  const Device device = comm.device == "cuda" ? Device::cuda : Device::cpu;
+  const CommReport report = bench_comm(launch.world_for(device), comm);
+  if (launch.facts().rank == 0) finish(report, own);
+  return 0;
+}
+
+std::string help_comm() {
+  BenchOptions own;
+  return help_text(comm_options(own));
+}
+
 OptionSet machine_options(BenchOptions& own) {
   return {.command = "bench machine",
           .summary = "Measures what the planner computes from: megadict plan --machine FILE.",
@@ -175,6 +254,8 @@ std::string help_machine() {
 constexpr Command kBenches[] = {
     {"kernels", "the local operations of a step, alone", run_kernels, help_kernels},
     {"step", "whole optimiser steps on the mesh, by stage", run_step, help_step},
+    {"loader", "the batch stream beside plain reads of its files", run_loader, help_loader},
+    {"comm", "every collective over a range of sizes", run_comm, help_comm},
     {"machine", "rates that the planner computes from", run_machine, help_machine},
 };
 

@@ -84,20 +84,24 @@ void measure_exchange(Communicator& world, double seconds, Machine& out) {
   constexpr int64_t kMuch = int64_t{1} << 20;
   const at::Tensor own = at::zeros({kMuch});
   at::Tensor all = at::zeros({kMuch * world.size()});
-  const auto time_of = [&](int64_t count, int calls) {
+  const auto seconds_of = [&](int64_t count, int64_t calls) {
     world.barrier("bench");
     const double begin = seconds_now();
-    for (int i = 0; i < calls; ++i)
+    for (int64_t i = 0; i < calls; ++i)
       world.all_gather({own.const_data_ptr<float>(), count},
                        {all.mutable_data_ptr<float>(), count * world.size()}, "bench");
-    double mine = (seconds_now() - begin) / calls;
+    double mine = (seconds_now() - begin) / static_cast<double>(calls);
     world.all_reduce(view_of(&mine, 1), ReduceOp::max, "bench");
     return mine;
   };
-  (void)seconds;
-  time_of(kMuch, 2);
-  out.latency_s = time_of(1, 200);
-  const double much = time_of(kMuch, 10);
+  // Each half of the time.
+  const auto measured = [&](int64_t count) {
+    const double once = seconds_of(count, 2);
+    return seconds_of(count,
+                      std::clamp<int64_t>(static_cast<int64_t>(seconds / 2 / once), 2, 100000));
+  };
+  out.latency_s = measured(1);
+  const double much = measured(kMuch);
   out.received = 4.0 * kMuch * (world.size() - 1) / std::max(much - out.latency_s, 1e-9);
 }
 

@@ -2,11 +2,17 @@
 #pragma once
 
 #include <chrono>
+#include <ctime>
 
 namespace megadict {
 
 inline double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Seconds that all threads of this process have computed.
+inline double processor_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
 }
 
 // Adds the time between its construction and destruction to `total`.

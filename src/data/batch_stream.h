@@ -1,6 +1,6 @@
-// One reader thread per rank fills a bounded queue with this rank's own part of the micro-batches,
-// in the data's own element type. No communication happens here: ranks of a feature row gather
-// their parts afterwards.
+// Two threads per rank: one reads and verifies chunks ahead (data/chunk_fetcher.h), one picks this
+// rank's own part of the micro-batches out of them, in the data's own element type, into a bounded
+// queue. No communication happens here: ranks of a feature row gather their parts afterwards.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 
 #include "base/buffer_view.h"
 #include "data/batch_plan.h"
+#include "data/byte_pool.h"
 
 namespace megadict {
 
@@ -20,7 +21,7 @@ struct MicroBatch {
   int64_t rows = 0;        // global rows of this micro-batch
   RowPart part;
   DType dtype = DType::f32;
-  std::vector<std::byte> data;   // [slot, width] of dtype, padding rows zero
+  Bytes data;                    // [slot, width] of dtype, padding rows zero
   std::vector<int64_t> row_ids;  // global ids of the owned real rows
 };
 

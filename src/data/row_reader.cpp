@@ -52,7 +52,8 @@ struct RowReader::State {
         fail(ExitCode::error, fmt::format("row {} of a data set of {}", id, index.rows()));
       chunk = -1;  // stays so when reading throws
       const int32_t wanted = chunk_of(index, id);
-      pool.read(index.chunks()[static_cast<size_t>(wanted)], rows);
+      rows.resize(largest_chunk_bytes(index));
+      pool.read(index.chunks()[static_cast<size_t>(wanted)], rows.data());
       chunk = wanted;
     }
     const int64_t first = index.chunks()[static_cast<size_t>(chunk)].rows.begin;

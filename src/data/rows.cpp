@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/clones.h"
 #include "base/error.h"
 
 namespace megadict {
@@ -14,7 +15,9 @@ namespace {
 // A number is not finite when all bits of its exponent are set. The blocks have no early exit, so
 // that the compiler makes vector code of the usual case.
 template <class Bits>
-int64_t first_with_full_exponent(const void* data, int64_t count, Bits exponent) {
+inline __attribute__((always_inline)) int64_t first_with_full_exponent(const void* data,
+                                                                       int64_t count,
+                                                                       Bits exponent) {
   constexpr int64_t kBlock = 1024;
   const auto* bits = static_cast<const Bits*>(data);
   for (int64_t begin = 0; begin < count; begin += kBlock) {
@@ -27,6 +30,14 @@ int64_t first_with_full_exponent(const void* data, int64_t count, Bits exponent)
       if ((bits[i] & exponent) == exponent) return i;
   }
   return -1;
+}
+
+MEGADICT_CLONES int64_t first_non_finite_32(const void* data, int64_t count) {
+  return first_with_full_exponent<uint32_t>(data, count, 0x7F800000u);
+}
+
+MEGADICT_CLONES int64_t first_non_finite_16(const void* data, int64_t count, uint16_t exponent) {
+  return first_with_full_exponent<uint16_t>(data, count, exponent);
 }
 
 template <class Element, class ToFloat>
@@ -49,11 +60,11 @@ float norm_of(const void* row, int64_t width, ToFloat to_float) {
 int64_t first_non_finite(const void* data, DType dtype, int64_t count) {
   switch (dtype) {
     case DType::f32:
-      return first_with_full_exponent<uint32_t>(data, count, 0x7F800000u);
+      return first_non_finite_32(data, count);
     case DType::f16:
-      return first_with_full_exponent<uint16_t>(data, count, 0x7C00);
+      return first_non_finite_16(data, count, 0x7C00);
     case DType::bf16:
-      return first_with_full_exponent<uint16_t>(data, count, 0x7F80);
+      return first_non_finite_16(data, count, 0x7F80);
     default:
       refuse(dtype);
   }

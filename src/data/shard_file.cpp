@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
@@ -16,6 +17,9 @@ namespace {
 
 constexpr const char* kActivations = "activations";
 constexpr size_t kChecksumBytes = 4;
+// How far a chunk may lie from its guessed place and still be announced whole; and how many chunks
+// between known places are left to guess in any case.
+constexpr int64_t kSlack = 16 << 10, kFewestChunks = 4;
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why,
                          const std::string& hint = "") {
@@ -138,6 +142,40 @@ void ShardFile::read_chunk(int64_t index, std::byte* to) const {
            fmt::format("megadict data verify {}", parent_folder(path())));
 }
 
+ShardFile::Place ShardFile::place_of(int64_t index) const {
+  return {index, file_.chunk_offset(kActivations, chunk(index).begin)};
+}
+
+// The places between two, both of which are there already, that are needed to guess the others.
+void ShardFile::add_places(const Place& first, const Place& last,
+                           std::vector<Place>& places) const {
+  const int64_t count = last.chunk - first.chunk;
+  const int64_t gaps = last.offset - first.offset - count * static_cast<int64_t>(stored_bytes());
+  if (count <= kFewestChunks || std::abs(gaps) <= kSlack) return;
+  const Place middle = place_of(first.chunk + count / 2);
+  add_places(first, middle, places);
+  places.push_back(middle);
+  add_places(middle, last, places);
+}
+
+void ShardFile::announce_chunk(int64_t index) {
+  if (!map_) {
+    std::vector<Place> known = {place_of(0)};
+    const Place first = known[0], last = place_of(chunks() - 1);
+    add_places(first, last, known);
+    known.push_back(last);
+    map_ = Map{RandomAccessFile(path()), std::move(known)};
+  }
+  const std::vector<Place>& places = map_->places;
+  const auto after =
+      std::upper_bound(places.begin() + 1, places.end() - 1, index,
+                       [](int64_t i, const Place& place) { return i < place.chunk; });
+  const Place &from = *(after - 1), &to = *after;
+  const int64_t steps = std::max<int64_t>(1, to.chunk - from.chunk);
+  const int64_t about = from.offset + (to.offset - from.offset) / steps * (index - from.chunk);
+  map_->file.announce(about - kSlack, static_cast<int64_t>(stored_bytes()) + 2 * kSlack);
+}
+
 void ShardFile::read_column(const std::string& column, Range rows, BufferView to) const {
   file_.read_rows(column, rows, to);
 }
@@ -152,6 +190,13 @@ std::vector<uint32_t> ShardFile::chunk_checksums() const {
                &checksums[static_cast<size_t>(i)], kChecksumBytes);
   }
   return checksums;
+}
+
+size_t largest_chunk_bytes(const ShardIndex& index) {
+  const auto row_bytes = index.width() * static_cast<int64_t>(size_of(index.facts().dtype));
+  int64_t rows = 0;
+  for (const ShardInfo& shard : index.shards()) rows = std::max(rows, shard.chunk_rows);
+  return static_cast<size_t>(rows * row_bytes) + kChecksumBytes;
 }
 
 ShardFile& ShardPool::shard(int32_t number) {
@@ -171,11 +216,21 @@ ShardFile& ShardPool::shard(int32_t number) {
   return open_.back().file;
 }
 
-void ShardPool::read(const Chunk& chunk, std::vector<std::byte>& to) {
+int64_t ShardPool::number_of(const Chunk& chunk) const {
   const ShardInfo& info = index_.shards()[static_cast<size_t>(chunk.shard)];
-  const ShardFile& file = shard(chunk.shard);
-  to.resize(file.stored_bytes());
-  file.read_chunk((chunk.rows.begin - info.rows.begin) / info.chunk_rows, to.data());
+  return (chunk.rows.begin - info.rows.begin) / info.chunk_rows;
+}
+
+void ShardPool::read(const Chunk& chunk, std::byte* to) {
+  shard(chunk.shard).read_chunk(number_of(chunk), to);
+}
+
+void ShardPool::announce(const Chunk& chunk) {
+  try {
+    shard(chunk.shard).announce_chunk(number_of(chunk));
+  } catch (const Error&) {
+    return;
+  }
 }
 
 }  // namespace megadict

@@ -15,11 +15,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/range.h"
 #include "data/shard_index.h"
+#include "io/file.h"
 #include "io/hdf5_file.h"
 
 namespace megadict {
@@ -42,6 +44,8 @@ class ShardFile {
   size_t stored_bytes() const;
   // The rows of a chunk one after the other, verified. Exit 3 naming file, chunk and rows.
   void read_chunk(int64_t index, std::byte* to) const;
+  // Asks the system to begin reading the chunk. A hint: nothing is refused here.
+  void announce_chunk(int64_t index);
   // One of the optional columns: norm (float32), tokens, position, document (uint32).
   void read_column(const std::string& column, Range rows, BufferView to) const;
   // The stored checksum of every chunk.
@@ -53,7 +57,22 @@ class ShardFile {
   DatasetFacts facts_;
   int64_t rows_ = 0, chunk_rows_ = 0;
   std::vector<uint32_t> table_;  // chunk_checksum; empty where the file has none
+  // Where some chunks lie; those between two neighbours are taken to lie evenly. Looking every
+  // chunk up would take minutes for a large file: the library walks over all of them each time.
+  struct Place {
+    int64_t chunk = 0, offset = 0;
+  };
+  struct Map {
+    RandomAccessFile file;
+    std::vector<Place> places;
+  };
+  Place place_of(int64_t index) const;
+  void add_places(const Place& first, const Place& last, std::vector<Place>& places) const;
+  std::optional<Map> map_;  // once announce_chunk() has been called
 };
+
+// Room that ShardPool::read() needs for any chunk of the data set.
+size_t largest_chunk_bytes(const ShardIndex& index);
 
 // The shards of a data set, opened when needed; only the most recently used stay open. For one
 // thread.
@@ -62,9 +81,11 @@ class ShardPool {
   explicit ShardPool(const ShardIndex& index) : index_(index) {}
   // Exit 3 where the file is no longer what the index saw.
   ShardFile& shard(int32_t number);
-  // The verified rows of a chunk of the index, in the data set's element type (and what is stored
-  // behind them). `to` is resized; a buffer used before is used again.
-  void read(const Chunk& chunk, std::vector<std::byte>& to);
+  // The verified rows of a chunk of the index, in the data set's element type, and what is stored
+  // behind them: `to` has room for largest_chunk_bytes().
+  void read(const Chunk& chunk, std::byte* to);
+  // Asks the system to begin reading a chunk. What fails here fails again in read().
+  void announce(const Chunk& chunk);
 
  private:
   static constexpr size_t kMaxOpen = 32;
@@ -72,6 +93,8 @@ class ShardPool {
     int32_t number;
     ShardFile file;
   };
+  // The chunk's number in its file.
+  int64_t number_of(const Chunk& chunk) const;
   const ShardIndex& index_;
   std::vector<Open> open_;  // most recent last
 };

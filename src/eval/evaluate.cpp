@@ -24,7 +24,7 @@ MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, int64_t first, i
   std::iota(micro.row_ids.begin(), micro.row_ids.end(),
             first + part.row_range.begin + part.owned.begin);
   micro.dtype = DType::f32;
-  micro.data.resize(static_cast<size_t>(part.slot * data.width()) * sizeof(float));
+  micro.data = Bytes(static_cast<size_t>(part.slot * data.width()) * sizeof(float));
   read_rows(data, micro.row_ids, reinterpret_cast<float*>(micro.data.data()));
   return micro;
 }

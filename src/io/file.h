@@ -85,6 +85,8 @@ class RandomAccessFile {
 
   const std::string& path() const { return path_; }
   int64_t size() const { return size_; }
+  // Asks the system to begin reading these bytes; what lies outside of the file is ignored.
+  void announce(int64_t offset, int64_t bytes) const;
   // Exactly `bytes` bytes from `offset`; exit 3 where the file ends before.
   void read(int64_t offset, void* to, size_t bytes) const;
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/clones.h"
+
 namespace megadict {
 
 namespace {
@@ -17,7 +19,7 @@ struct Sums {
   uint64_t first = 0, second = 0;
 };
 
-void add_block(const unsigned char* data, size_t rows, Sums& sums) {
+MEGADICT_CLONES void add_block(const unsigned char* data, size_t rows, Sums& sums) {
   uint32_t first[kLanes] = {}, second[kLanes] = {};
   for (size_t row = 0; row < rows; ++row) {
     uint16_t words[kLanes];

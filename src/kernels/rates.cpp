@@ -69,24 +69,6 @@ double screen_tile_rate(int64_t d, double seconds) {
   });
 }
 
-double read_rate(double seconds) {
-  const at::Tensor memory = at::ones({kLargeBytes / 4});
-  const float* all = memory.const_data_ptr<float>();
-  int thread = 0;
-  return rate_of(seconds, [&] {
-    constexpr int64_t kPiece = int64_t{1} << 18;
-    int64_t at;
-#pragma omp critical
-    at = thread++ * (kLargeBytes / 4 / at::get_num_threads());
-    return [all, at]() mutable {
-      volatile double sum = dot(all + at, all + at, kPiece);
-      (void)sum;
-      at = (at + kPiece) % (kLargeBytes / 4 - kPiece);
-      return static_cast<double>(4 * kPiece);
-    };
-  });
-}
-
 double stream_rate(double seconds) {
   at::Tensor memory = at::ones({kLargeBytes / 4});
   float* all = memory.mutable_data_ptr<float>();

@@ -11,9 +11,8 @@ double sgemm_tile_rate(int64_t d, double seconds);
 // The int8 screen's product on rows of which nothing passes: operations (2 a multiply-add) / s;
 // 0 where this processor has no fast version.
 double screen_tile_rate(int64_t d, double seconds);
-// Sequential reads of memory larger than any cache: bytes/s.
-double read_rate(double seconds);
-// Reads and writes of such memory in order, as an optimiser's pass makes them: bytes/s.
+// Reads and writes in order of memory larger than any cache, as an optimiser's pass makes them:
+// bytes/s.
 double stream_rate(double seconds);
 // Reads of rows of d floats in random order: bytes/s.
 double random_row_rate(int64_t d, double seconds);

@@ -14,7 +14,8 @@ class RunLog {
  public:
   RunLog(const Mesh& mesh, const TrainJob& job);
   void begin(const TrainState& state);
-  // `dead`: latents, -1 while unknown. `data_wait_s`: this rank's total so far.
+  // `dead`: latents, -1 while unknown. `data_wait_s`: this rank's total so far of waiting for its
+  // reader alone; rows on their way from other ranks count as communication.
   void step(const TrainState& state, const StepResult& result, int64_t dead, double data_wait_s);
   // Also written to eval.json; the final one as final/eval.json too.
   void evaluation(const TrainState& state, const MetricReport& report, bool final);

@@ -270,7 +270,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   for (bool last = false; !last;) {
     const double wait_s = seconds_now();
     const MicroBatch micro = next();
-    step.seconds.rows += seconds_now() - wait_s;
+    step.seconds.wait += seconds_now() - wait_s;
     accumulate(step, micro);
     batch_rows = micro.batch_rows;
     last = micro.last_of_step;

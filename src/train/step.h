@@ -24,7 +24,8 @@ struct StepConfig {
 
 // Where the seconds of a step went on this rank, exchanges included.
 struct StageSeconds {
-  double rows = 0;    // waiting for them, and gathering them
+  double wait = 0;    // for this rank's reader
+  double rows = 0;    // gathering them
   double encode = 0;  // codes
   double decode = 0;  // reconstruction
   double auxk = 0;    // of dead latents, without their part of the update

@@ -38,8 +38,63 @@ def test_step(megadict_bin, tmp_path, ranks, more):
     assert 0 < times["encode"] < times["step"]
 
 
+@pytest.fixture(scope="module", params=["float32", "float16", "bfloat16"])
+def acts(request, megadict_bin, tmp_path_factory):
+    path = tmp_path_factory.mktemp("loader") / "acts"
+    done = call(megadict_bin, ["data", "synth", "--out", str(path), "--rows", "3001", "--d", "24", "--eval_fraction",
+                               "0", "--dtype", request.param], path.parent)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.mark.parametrize("ranks, more", [(0, ["--cold", "true"]), (3, []), (4, ["--mesh.data", "2"])])
+def test_loader(megadict_bin, acts, tmp_path, ranks, more):
+    out = tmp_path / "loader.json"
+    done = call(megadict_bin, ["bench", "loader", "--data.path", str(acts), "--data.batch_size", "128",
+                               "--data.shuffle_buffer", "500", "--repeats", "2", "--json", str(out), *more],
+                tmp_path, ranks)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = {line["name"]: line for line in json.loads(out.read_text())["lines"]}
+    hot = lines["batch stream, hot"]
+    assert (hot["compared"], hot["wrong"]) == (3001, 0) and hot["bound"] > 0 and hot["rate"] > 0
+    assert ("batch stream, cold" in lines) == ("--cold" in more)
+
+
+@pytest.mark.parametrize("ranks, more", [(0, []), (1, []), (2, []), (3, []), (4, ["--mesh.data", "2"]), (6, [])])
+def test_comm(megadict_bin, tmp_path, ranks, more):
+    out = tmp_path / "comm.json"
+    done = call(megadict_bin, ["bench", "comm", "--most_bytes", "70000", "--factor", "90", "--seconds", "0",
+                               "--repeats", "1", "--json", str(out), *more], tmp_path, ranks)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(out.read_text())["lines"]
+    assert {line["collective"] for line in lines} == {
+        "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "all_to_all_v", "broadcast", "barrier"
+    }  # fmt: skip
+    assert {line["axis"] for line in lines} == ({"world", "feature", "data"} if more else {"world"})
+    for line in lines:
+        assert line["wrong"] == 0, line
+        assert line["compared"] > 0 or line["collective"] == "barrier"
+        assert (line["received_bytes"] > 0) == (line["bytes"] > 0 and line["ranks"] > 1), line
+
+
+@pytest.mark.parametrize("words, part", [
+    (["--data.path", "nowhere"], "no folder 'nowhere'"),
+    (["--data.path", "empty"], "no *.h5 shards"),
+    (["--data.path", "notes"], "not a whole HDF5 file"),
+])  # fmt: skip
+def test_loader_without_shards(megadict_bin, tmp_path, words, part):
+    for folder in ("empty", "notes"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "notes" / "a.h5").write_text("no shard")
+    refused(megadict_bin, tmp_path, ["bench", "loader", *words], BAD_DATA, part)
+
+
 @pytest.mark.parametrize("words, part", [
     (["bench"], "needs a command"),
+    (["bench", "loder"], "loader"),
+    (["bench", "loader"], "--data.path is needed"),
+    (["bench", "comm", "--least_bytes", "9", "--most_bytes", "8"], "most_bytes = 8 is less than"),
+    (["bench", "comm", "--mesh.feature", "3"], "mesh"),
     (["bench", "kernels", "--k", "9", "--n_latents", "8"], "k = 9 is larger than n_latents = 8"),
     (["bench", "kernels", "--rows", "0"], "rows"),
     (["bench", "step", "--k", "9", "--n_latents", "8"], "is larger than n_latents = 8"),
