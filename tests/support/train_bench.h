@@ -127,7 +127,7 @@ struct Bench {
     out.last_of_step = begin + out.rows == c.batch;
     out.part = row_part(out.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                         mesh.feature_index);
-    out.data.resize(static_cast<size_t>(out.part.slot * width) * sizeof(float));
+    out.data = Bytes(static_cast<size_t>(out.part.slot * width) * sizeof(float));
     const int64_t owned = out.part.owned.size();
     const int64_t first = begin + out.part.row_range.begin + out.part.owned.begin;
     for (int64_t i = 0; i < owned; ++i) out.row_ids.push_back(first + i);
