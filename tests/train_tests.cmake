@@ -1,5 +1,5 @@
 megadict_test(train_parity_test SOURCES train_parity_test.cpp ROOMS train
-  RANKS 1 2 3 4 6 TIMEOUT 300 LABELS train TORCH)
+  RANKS 1 2 3 4 6 TIMEOUT 600 LABELS train TORCH)
 target_compile_definitions(train_parity_test PRIVATE MEGADICT_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 
 # Over the NCCL communicator on its host-memory stand-in: 1x2, 2x1, all of 4 and 6.
