@@ -4,7 +4,7 @@ target_compile_definitions(train_parity_test PRIVATE MEGADICT_SOURCE_DIR="${CMAK
 
 # Over the NCCL communicator on its host-memory stand-in: 1x2, 2x1, all of 4 and 6.
 megadict_test(train_deterministic_test SOURCES train_deterministic_test.cpp ROOMS train
-              RANKS 1 2 3 4 6 LABELS train TORCH)
+              RANKS 1 2 3 4 6 TIMEOUT 600 LABELS train TORCH)
 megadict_test(train_nccl_test SOURCES train_nccl_test.cpp ROOMS comm comm_standin train
   RANKS 2 4 6 LABELS train TORCH)
 
