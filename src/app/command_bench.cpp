@@ -40,7 +40,7 @@ void settle_isa(const BenchOptions& own) {
 
 std::vector<Field> common_fields(BenchOptions& own) {
   return {
-      {"repeats", &own.kernels.repeats, "", "timed calls; the median counts", between(1, 1e4)},
+      {"repeats", &own.repeats, "", "timed calls; the median counts", between(1, 1e4)},
       {"threads", &own.threads, "threads", "0 = cpus / ranks that share them", between(0, 4096)},
       {"isa", &own.isa, "", "instructions of the hand-written kernels; auto = the best there are",
        one_of(isa_choices())},
