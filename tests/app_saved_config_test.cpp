@@ -83,6 +83,21 @@ TEST(Resume, KeepsWhatTheOldRunResolved) {
   EXPECT_EQ(source_of(now, "optim.warmup_steps"), "resolved");
 }
 
+// `--optim.lr auto` typed again is no wish for another rate.
+TEST(Resume, KeepsWhatTheOldRunResolvedWhereAutoIsTyped) {
+  Settings before = resolved();
+  const double rate = before.config.optim.lr = 0.0625;
+  const ordered_json saved = config_json(before);
+  Settings now;
+  now.sources = {{"optim.lr", "command line"}};
+  adopt_saved_resolutions(saved, "config.json", now);
+  EXPECT_EQ(now.config.optim.lr, rate);
+  now.config.optim.lr = kFieldRate;  // but this is one
+  now.sources["optim.lr"] = "command line";
+  adopt_saved_resolutions(saved, "config.json", now);
+  EXPECT_EQ(now.config.optim.lr, kFieldRate);
+}
+
 TEST(Resume, CountsAFieldOfALaterVersionAsItsDefault) {
   ordered_json saved = config_json(resolved());
   saved.erase("model.decoder");

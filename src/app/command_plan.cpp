@@ -134,7 +134,8 @@ void say_scaling(const PlanInput& in, const Machine& machine, int on_a_node) {
     double least = 0;
     for (const MeshConfig& mesh : meshes_of(ranks, in.latents)) {
       if (mesh.data > in.batch) continue;
-      const double seconds = step_time(in, mesh.data, mesh.feature, here, machine).step();
+      const double seconds =
+          step_time(on_mesh(in, mesh), mesh.data, mesh.feature, here, machine).step();
       if (least > 0 && seconds >= least) continue;
       least = seconds;
       best = mesh;
@@ -147,7 +148,7 @@ void say_scaling(const PlanInput& in, const Machine& machine, int on_a_node) {
     say(fmt::format("  {:>6} {:>11} {:>12.4f} {:>14.0f} {:>10.0f} % {:>10}", ranks,
                     fmt::format("{}x{}", best.data, best.feature), least,
                     static_cast<double>(in.batch) / least, 100 * alone / (nodes * least),
-                    bytes_text(memory(in, best.data, best.feature).peak())));
+                    bytes_text(memory(on_mesh(in, best), best.data, best.feature).peak())));
   }
 }
 
@@ -155,7 +156,7 @@ void say_all_meshes(const PlanInput& in, int ranks, const MeshConfig& chosen) {
   const auto meshes = meshes_of(ranks, in.latents);
   int64_t least = -1;
   for (const MeshConfig& mesh : meshes) {
-    const int64_t bytes = total_bytes(transfers(in, mesh.data, mesh.feature));
+    const int64_t bytes = total_bytes(transfers(on_mesh(in, mesh), mesh.data, mesh.feature));
     if (least < 0 || bytes < least) least = bytes;
   }
   say(fmt::format("\nmeshes of {} rank(s): memory of a rank, bytes it receives in one step",
@@ -163,12 +164,13 @@ void say_all_meshes(const PlanInput& in, int ranks, const MeshConfig& chosen) {
   say(fmt::format("  {:>11} {:>10} {:>10} {:>10} {:>10} {:>10}", "data x feat", "memory", "feature",
                   "data", "world", "total"));
   for (const MeshConfig& mesh : meshes) {
-    const auto moved = transfers(in, mesh.data, mesh.feature);
+    const PlanInput its = on_mesh(in, mesh);
+    const auto moved = transfers(its, mesh.data, mesh.feature);
     const int64_t total = total_bytes(moved);
     const bool is_chosen = mesh.data == chosen.data;
     say(fmt::format("  {:>11} {:>10} {:>10} {:>10} {:>10} {:>10}{}{}",
                     fmt::format("{}x{}", mesh.data, mesh.feature),
-                    bytes_text(memory(in, mesh.data, mesh.feature).peak()),
+                    bytes_text(memory(its, mesh.data, mesh.feature).peak()),
                     bytes_text(total_bytes(moved, "feature")),
                     bytes_text(total_bytes(moved, "data")), bytes_text(total_bytes(moved, "world")),
                     bytes_text(total), is_chosen ? "  chosen" : "",
@@ -195,12 +197,14 @@ int run_plan(Launch& launch, const Args& args) {
     rank_zero_first(launch.world(), [&] { machine = read_machine(own.machine); });
   rank_zero_first(launch.world(), [&] { look_at_data(data.path, own); });
   DataFacts facts{.width = own.width, .rows = own.rows};
+  facts.sample_bytes = own.dtype == "float32" ? 4 : 2;
   facts.ranks = planned_ranks(own, settings.config.mesh, launch.facts().ranks);
   facts.tokens = own.rows / data.batch_size * data.batch_size;
   facts.steps = (data.tokens > 0 ? data.tokens : own.rows) / data.batch_size;
   check_against_data(settings, facts);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
-  const PlanInput in = plan_input(settings.config, own.width, own.dtype == "float32" ? 4 : 2);
+  PlanInput in = plan_input(settings.config, own.width, facts.sample_bytes);
+  in.exchange_by_rule = source_of(settings, "mesh.exchange") == "resolved";
   say_model(settings, in, facts);
   say_mesh(in, settings.config.mesh);
   const auto& mesh = settings.config.mesh;

@@ -129,7 +129,8 @@ BatchPlan settle(Settings& settings, const StartPoint& start, const TrainData& d
                         .rows = data.rows_left(),
                         .steps = plan.steps(),
                         .tokens = plan.tokens_at(plan.steps()),
-                        .ranks = ranks};
+                        .ranks = ranks,
+                        .sample_bytes = static_cast<int64_t>(size_of(data.rows.facts().dtype))};
   check_against_data(settings, facts);
   report_differences(start, settings);
   if (source_of(settings, "optim.lr") == "resolved")

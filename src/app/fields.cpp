@@ -1,7 +1,6 @@
 #include "app/fields.h"
 
 #include "kernels/isa.h"
-#include "train/schedule.h"
 
 namespace megadict {
 
@@ -64,7 +63,9 @@ Fields optim_fields(OptimConfig& c) {
       {"optim.name", &c.name, "", "optimiser", one_of({"adam", "adam_b1_0", "sign_sgd"}), fixed},
       {"optim.lr", &c.lr, "",
        "learning rate; field = 2e-4 / sqrt(n_latents / 2^14), auto = higher for short runs",
-       or_word(between(0, 10), {{"auto", kAutoRate}, {"field", kFieldRate}}), notice},
+       or_word({.low = 0, .high = 10, .low_excluded = true},
+               {{"auto", kAutoRate}, {"field", kFieldRate}}),
+       notice},
       {"optim.beta1", &c.beta1, "", "decay of Adam's first moment", from_to_below(0, 1), notice},
       {"optim.beta2", &c.beta2, "", "decay of Adam's second moment", from_to_below(0, 1), notice},
       {"optim.eps", &c.eps, "", "Adam's epsilon beside gradients summed over the batch",

@@ -14,6 +14,7 @@
 #include "model/batch_topk.h"
 #include "model/topk.h"
 #include "train/encode_choice.h"
+#include "train/token_exchange.h"
 
 namespace megadict {
 
@@ -262,6 +263,12 @@ const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_siz
   return moved(true) <= moved(false) ? "tokens" : "gradients";
 }
 
+PlanInput on_mesh(PlanInput in, const MeshConfig& mesh) {
+  if (in.exchange_by_rule && !in.deterministic)
+    in.tokens = std::string_view(cheaper_exchange(in, mesh.data, mesh.feature)) == "tokens";
+  return in;
+}
+
 double touched_latents(double latents, double codes) {
   return latents * (1 - std::exp(-codes / latents));
 }
@@ -288,6 +295,9 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   if (is_screened(in, latents))
     plan.screen = latents * (QuantisedRows::padded(in.width) + 3 * kFloat);
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
+  // Updated rows on their way to the other data rows.
+  if (one_pass && data_size > 1)
+    plan.buffers += in.lazy ? 2 * std::min(kRowPieceBytes, row * owned) : kFloat * in.width * owned;
   plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;
   return plan;
 }

@@ -33,6 +33,7 @@ struct PlanInput {
   bool tensors = false;  // kernels.set: plain tensor operations, whose temporaries are bounded
   bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
   bool tokens = true;    // mesh.exchange: tokens cross the data axis, not gradients
+  bool exchange_by_rule = false;  // mesh.exchange was auto: another mesh may do otherwise
   bool deterministic = false;
   int64_t listed() const;  // latents that a row of a shard lists before the selection
 };
@@ -56,6 +57,8 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
 int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis = "");
 // "gradients" or "tokens", whichever moves fewer bytes over the data axis (performance.md 5.4).
 const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size);
+// With what a run on that mesh would exchange.
+PlanInput on_mesh(PlanInput in, const MeshConfig& mesh);
 // Of `latents` latents those that one of `codes` codes falls on, if all are alike.
 double touched_latents(double latents, double codes);
 

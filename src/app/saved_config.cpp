@@ -71,8 +71,12 @@ ordered_json config_json(const Settings& settings) {
 }
 
 void adopt_saved_resolutions(const ordered_json& saved, const std::string& path, Settings& now) {
-  for (const Field& field : fields_of(now.config)) {
-    if (field.on_resume == OnResume::free || source_of(now, field.name) != "default") continue;
+  Config untouched;
+  const std::vector<Field> fields = fields_of(now.config), defaults = fields_of(untouched);
+  for (size_t i = 0; i < fields.size(); ++i) {
+    const Field& field = fields[i];
+    // A default that was typed, as `auto`, is to be resolved as well.
+    if (field.on_resume == OnResume::free || field_json(field) != field_json(defaults[i])) continue;
     const auto record = saved_record(saved, path, field.name);
     if (!record || record->at("source") != "resolved") continue;
     store(field, record->at("value"), path);

@@ -22,6 +22,7 @@ struct DataFacts {
   int64_t steps = 0;   // of the whole run; 0 = unknown
   int64_t tokens = 0;  // rows of all these steps
   int ranks = 1;
+  int64_t sample_bytes = 4;  // of one element of x in the shards
 };
 
 // Combinations that need no data. Exit 2 (agreed), naming both fields.

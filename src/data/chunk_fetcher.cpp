@@ -21,8 +21,15 @@ ChunkFetcher::ChunkFetcher(const ShardIndex& index)
       chunk_bytes_(largest_chunk_bytes(index)),
       ahead_(std::max<size_t>(2, kAheadBytes / chunk_bytes_)),
       memory_(BytePool::of(chunk_bytes_)),
-      reader_([this] { read_queue(); }),
-      announcer_([this] { announce_queue(); }) {}
+      reader_([this] { read_queue(); }) {
+  try {
+    announcer_ = std::thread([this] { announce_queue(); });
+  } catch (...) {
+    stop();
+    reader_.join();
+    throw;
+  }
+}
 
 ChunkFetcher::~ChunkFetcher() {
   stop();
@@ -98,9 +105,10 @@ void ChunkFetcher::read_queue() {
     Entry& entry = found->second;  // stays where it is while it is being read
     entry.phase = Phase::reading;
     lock.unlock();
-    Bytes rows = memory_->take(chunk_bytes_);
+    Bytes rows;
     std::exception_ptr error;
     try {
+      rows = memory_->take(chunk_bytes_);
       to_read_.read(chunk(number), rows.data());
     } catch (...) {
       error = std::current_exception();

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <string>
 
+#include "train/schedule.h"
+
 namespace megadict {
 
 struct OptimConfig {
   std::string name = "adam";
-  double lr = 0;  // or kAutoRate, kFieldRate (schedule.h)
+  double lr = kAutoRate;  // or kFieldRate
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;

@@ -60,6 +60,11 @@ double least(const Mesh& mesh, double value, const char* name) {
 std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainState& state) {
   const std::string& asked = job.kernels.encode;
   if (asked == "fp32") return asked;
+  if (job.run.deterministic) {
+    // Picked before the run became deterministic; what a user asks for is refused elsewhere.
+    if (asked != "auto") note("kernels.encode: fp32 (run.deterministic)");
+    return "fp32";
+  }
   const bool cuda = job.device.is_cuda();
   const bool tensors = job.kernels.set == "tensor";
   const bool here = !cuda && !tensors && has_fast_screen(isa_in_use()) &&
@@ -80,7 +85,7 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
     fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, no_screen),
                 "--kernels.encode fp32");
   }
-  if (cuda || tensors || job.run.deterministic || !activation_named(job.model.activation).has_k)
+  if (cuda || tensors || !activation_named(job.model.activation).has_k)
     return "fp32";  // nothing to choose from
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";

@@ -142,8 +142,8 @@ BatchPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const AuxK
   out.codes = lists_to_owners(mesh, mine.codes, list_cuts(state, mine.codes.latents, {}),
                               "codes to owners");
   out.xc_bd =
-      normalized(gather_over_data(mesh, mine.raw_bd, "rows to owners"), state.normalization) -
-      dictionary.b_dec_d;
+      normalized(gather_over_data(mesh, mine.raw_bd, "rows to owners"), state.normalization);
+  out.xc_bd.sub_(dictionary.b_dec_d);
   out.g_bd = gather_over_data(mesh, mine.g_bd, "residual gradient to owners");
   if (!mine.aux) return out;
   const at::Tensor dead = dead_on_host(aux);
@@ -175,37 +175,55 @@ at::Tensor touched_rows(const TrainState& state, const AuxK& aux,
   return touched;
 }
 
+namespace {
+
+at::Tensor empty_rows(const Dictionary& dictionary, int64_t rows) {
+  const int64_t numbers = (dictionary.tied() ? 1 : 2) * dictionary.d + 2;
+  return at::empty({rows, numbers}, dictionary.w_enc_ld.options());
+}
+
+// Some of an owner's rows as a message [rows, id + b_enc + W_enc + W_dec], and back.
+at::Tensor pack_rows(const Dictionary& dictionary, const at::Tensor& latent) {
+  at::Tensor out = empty_rows(dictionary, latent.size(0));
+  out.select(1, 0).view(at::kInt).copy_(latent);
+  out.select(1, 1).copy_(dictionary.b_enc_l.index_select(0, latent));
+  out.narrow(1, 2, dictionary.d).copy_(dictionary.w_enc_ld.index_select(0, latent));
+  if (!dictionary.tied())
+    out.narrow(1, 2 + dictionary.d, dictionary.d)
+        .copy_(dictionary.w_dec_ld.index_select(0, latent));
+  return out;
+}
+
+at::Tensor unpack_rows(const at::Tensor& message, Dictionary& dictionary) {
+  const at::Tensor latent = message.select(1, 0).view(at::kInt).to(at::kLong);
+  dictionary.b_enc_l.index_copy_(0, latent, message.select(1, 1));
+  dictionary.w_enc_ld.index_copy_(0, latent, message.narrow(1, 2, dictionary.d));
+  if (!dictionary.tied())
+    dictionary.w_dec_ld.index_copy_(0, latent, message.narrow(1, 2 + dictionary.d, dictionary.d));
+  return latent;
+}
+
+}  // namespace
+
 at::Tensor share_touched_rows(const Mesh& mesh, const at::Tensor& touched, TrainState& state) {
   Dictionary& dictionary = state.dictionary;
-  const bool tied = dictionary.tied();
-  const int64_t d = dictionary.d, numbers = (tied ? 1 : 2) * d + 2;
   const at::Tensor mine = touched.nonzero().squeeze(1) + state.own.begin;
   std::vector<int64_t> counts(static_cast<size_t>(mesh.data_size()));
   const int64_t my_count = mine.size(0);
   mesh.data->all_gather(view_of(&my_count, 1), view_of(counts.data(), mesh.data_size()),
                         "row counts");
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(float)) * (2 * dictionary.d + 2);
+  const int64_t piece = std::max<int64_t>(1, kRowPieceBytes / row_bytes);
   std::vector<at::Tensor> arrived;
-  for (int owner = 0; owner < mesh.data_size(); ++owner) {
-    const int64_t count = counts[static_cast<size_t>(owner)];
-    at::Tensor message = at::empty({count, numbers}, dictionary.w_enc_ld.options());
-    const at::Tensor id = message.select(1, 0).view(at::kInt);
-    const auto columns = [&](int64_t first, int64_t width) {
-      return message.narrow(1, first, width);
-    };
-    if (owner == mesh.data_index) {
-      id.copy_(mine);
-      columns(1, 1).copy_(dictionary.b_enc_l.index_select(0, mine).unsqueeze(1));
-      columns(2, d).copy_(dictionary.w_enc_ld.index_select(0, mine));
-      if (!tied) columns(2 + d, d).copy_(dictionary.w_dec_ld.index_select(0, mine));
+  for (int owner = 0; owner < mesh.data_size(); ++owner)
+    for (int64_t first = 0; first < counts[static_cast<size_t>(owner)]; first += piece) {
+      const int64_t rows = std::min(piece, counts[static_cast<size_t>(owner)] - first);
+      const bool is_mine = owner == mesh.data_index;
+      at::Tensor message = is_mine ? pack_rows(dictionary, mine.narrow(0, first, rows))
+                                   : empty_rows(dictionary, rows);
+      mesh.data->broadcast(view_of(message), owner, "updated rows");
+      if (!is_mine) arrived.push_back(unpack_rows(message, dictionary));
     }
-    mesh.data->broadcast(view_of(message), owner, "updated rows");
-    if (owner == mesh.data_index) continue;
-    const at::Tensor latent = id.to(at::kLong);
-    dictionary.b_enc_l.index_copy_(0, latent, columns(1, 1).squeeze(1));
-    dictionary.w_enc_ld.index_copy_(0, latent, columns(2, d));
-    if (!tied) dictionary.w_dec_ld.index_copy_(0, latent, columns(2 + d, d));
-    arrived.push_back(latent);
-  }
   return arrived.empty() ? mine.narrow(0, 0, 0) : at::cat(arrived);
 }
 

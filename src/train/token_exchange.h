@@ -12,6 +12,9 @@
 
 namespace megadict {
 
+// Updated rows travel in pieces of at most so much.
+inline constexpr int64_t kRowPieceBytes = int64_t{64} << 20;
+
 // A micro-batch's part in the gradients: codes by latent, and the rows they refer to.
 struct BatchPart {
   LatentCodes codes = {};

@@ -1,6 +1,8 @@
 """run.deterministic: the weights of 100 steps are the same bits on every mesh, for one thread and
 two, and when the run moves to another mesh half-way."""
 
+import json
+
 import numpy as np
 import pytest
 from training import mesh_words, run, synth, train_words, weights
@@ -52,6 +54,23 @@ def test_a_run_that_moves_to_another_mesh_gives_the_same_bits(megadict_bin, data
                                          **mesh_words((3, 1))), 3)
     assert done.returncode == 0, done.stderr
     assert equal(tmp_path / "other" / "final", alone)
+
+
+def test_a_fast_run_that_goes_on_deterministically_gives_up_its_screen(megadict_bin, data, tmp_path):
+    """kernels.encode as `auto` picked it, perhaps the screen, is not kept."""
+    fields = {"model__n_latents": 8192, "data__tokens": 101 * 6, "checkpoint__every_steps": 3,
+              "checkpoint__keep": 9}
+    done = run(megadict_bin, train_words(data, tmp_path / "fast", **fields))
+    assert done.returncode == 0, done.stderr
+    half = tmp_path / "fast" / "checkpoints" / "step_000000003"
+    for shape in ((1, 1), (1, 2), (2, 1)):
+        out = tmp_path / f"{shape[0]}x{shape[1]}"
+        done = run(megadict_bin, train_words(data, out, **fields, run__resume=half,
+                                             run__deterministic="true", **mesh_words(shape)),
+                   shape[0] * shape[1])
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / "config.json").read_text())["kernels.encode"]["value"] == "fp32"
+        assert equal(out / "final", tmp_path / "1x1" / "final")
 
 
 @pytest.mark.parametrize("fields, what", [
