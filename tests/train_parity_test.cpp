@@ -247,16 +247,8 @@ class OneShard : public testing::TestWithParam<Case> {
   KernelsOf kernels_{GetParam()};
 
   static Problem planted(const Case& c, bool last) {
-    constexpr int64_t n = 403, d = 24, used = 100, pool = 600;
-    Problem p{96,
-              9,
-              0.3,
-              20,
-              random({n, d}, 2),
-              unit_rows(random({n, d}, 1)),
-              random({n}, 3) * 0.1,
-              random({d}, 4) * 0.3,
-              random({pool, d}, 5)};
+    constexpr int64_t n = 403, used = 100, pool = 600;
+    Problem p = gaussian_problem(96, n, 24, pool);
     p.b_enc_n.narrow(0, last ? n - used : 0, used).add_(60);
     p.x_bd = p.x_bd.index_select(0, without_near_ties(c, p).nonzero().squeeze(1))
                  .narrow(0, 0, c.batch)

@@ -72,9 +72,9 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"aux", "auxk residual gradient", "feature", vectors});
 }
 
-// Without a k about half the latents are positive at the start.
-int64_t codes_of_row(const PlanInput& in) {
-  return in.select == PlanInput::Select::positive ? in.latents / 2 : in.k;
+// Of one row over `latents` latents. Without a k about half of them are positive at the start.
+int64_t codes_of_row(const PlanInput& in, int64_t latents) {
+  return in.select == PlanInput::Select::positive ? latents / 2 : std::min(in.k, latents);
 }
 
 void add_all_rows(const PlanInput& in, int data_size, int feature_size,
@@ -116,7 +116,7 @@ void add_tokens(const PlanInput& in, int data_size, int feature_size, std::vecto
         static_cast<double>(parts);
     return static_cast<int64_t>(static_cast<double>(others * 2 * kFloat) * (codes + headers));
   };
-  const int64_t codes = codes_of_row(in), sizes = 2 * kCounter * others * parts;
+  const int64_t codes = codes_of_row(in, in.latents), sizes = 2 * kCounter * others * parts;
   out.push_back({"7", "rows to owners", "data", in.sample_bytes * in.width * rows});
   out.push_back({"7", "residual gradient to owners", "data", kFloat * in.width * rows});
   out.push_back({"7", "list sizes", "data", sizes * (in.k_aux > 0 ? 2 : 1)});
@@ -153,7 +153,7 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
     rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
   rows = rows * data_size - slot_rows(in, in.batch, data_size, feature_size) * feature_size;
   const int64_t vectors = in.k_aux > 0 ? 3 : 2;
-  const int64_t codes = codes_of_row(in) / feature_size;
+  const int64_t codes = codes_of_row(in, in.latents) / feature_size;
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
 }
 
@@ -167,9 +167,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
-  // Without a k about half the latents are positive at the start.
   using enum PlanInput::Select;
-  const int64_t codes = in.select == positive ? latents / 2 : std::min(in.k, latents);
+  const int64_t codes = codes_of_row(in, latents);
   const int64_t aux_codes = std::min(in.k_aux, latents);
   const int64_t work =
       in.tensors ? tensor_work_bytes(rows, in.width, latents) : rows * encode_bytes(in, latents);

@@ -47,18 +47,22 @@ inline at::Tensor unit_rows(const at::Tensor& rows) {
   return rows / rows.norm(2, {1}, true);
 }
 
-// Gaussian rows, sizes that divide by nothing.
+// Gaussian rows and weights.
+inline Problem gaussian_problem(int64_t k, int64_t n, int64_t d, int64_t rows) {
+  return {k,
+          9,
+          0.3,
+          20,
+          random({n, d}, 2),
+          unit_rows(random({n, d}, 1)),
+          random({n}, 3) * 0.1,
+          random({d}, 4) * 0.3,
+          random({rows, d}, 5)};
+}
+
+// Sizes that divide by nothing.
 inline Problem small_problem(const Case& c) {
-  constexpr int64_t n = 131, d = 24;
-  Problem p{5,
-            9,
-            0.3,
-            20,
-            random({n, d}, 2),
-            unit_rows(random({n, d}, 1)),
-            random({n}, 3) * 0.1,
-            random({d}, 4) * 0.3,
-            random({c.batch, d}, 5)};
+  Problem p = gaussian_problem(5, 131, 24, c.batch);
   if (c.tied()) p.w_enc_nd = p.w_dec_nd;
   return p;
 }
