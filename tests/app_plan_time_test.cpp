@@ -50,6 +50,14 @@ TEST(StepTime, RanksOfANodeShareItAndPayForTheExchange) {
   EXPECT_GT(step_time(in, 2, 1, 2, machine()).exchange, half.exchange);
 }
 
+TEST(SaveTime, IsTheCheckpointOverWhatAllNodesWrite) {
+  const PlanInput in = large();
+  Machine m = machine();
+  EXPECT_EQ(save_time(in, 1, m), 0);
+  m.saved = 1e9;
+  EXPECT_DOUBLE_EQ(save_time(in, 2, m), static_cast<double>(disk(in).checkpoint) / 2e9);
+}
+
 TEST(StepTime, ALazyOptimiserMovesWhatFires) {
   PlanInput in = large();
   in.moments = 1;

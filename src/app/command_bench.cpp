@@ -31,7 +31,7 @@ struct BenchOptions {
   int repeats = 5;
   int threads = 0;
   double seconds = 10;
-  std::string json, isa = "auto";
+  std::string json, isa = "auto", folder;
 };
 
 void settle_isa(const BenchOptions& own) {
@@ -228,6 +228,8 @@ OptionSet machine_options(BenchOptions& own) {
           .fields = {{"seconds", &own.seconds, "s", "to measure for, about", between(0.1, 3600)},
                      {"threads", &own.threads, "threads", "0 = cpus / ranks that share them",
                       between(0, 4096)},
+                     {"folder", &own.folder, "",
+                      "where runs will be: also measures how fast it takes checkpoints"},
                      {"json", &own.json, "", "machine file to write"}}};
 }
 
@@ -238,7 +240,7 @@ int run_machine(Launch& launch, const Args& args) {
     fail_agreed(ExitCode::usage, "megadict bench machine measures one node");
   const c10::NoGradGuard no_grad;
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
-  const Machine machine = measure_machine(launch.world(), own.seconds);
+  const Machine machine = measure_machine(launch.world(), own.seconds, own.folder);
   if (launch.facts().rank != 0) return 0;
   const nlohmann::ordered_json json = json_of(machine);
   for (const auto& [name, value] : json.items()) say(fmt::format("{:<26} {}", name, value.dump()));

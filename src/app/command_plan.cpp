@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "app/commands.h"
 #include "app/fields.h"
@@ -24,6 +25,7 @@ struct PlanOptions {
   int ranks = 0;
   std::string dtype, machine;
   int ranks_per_node = 0;
+  double signal_s = 300;  // of launch/train.sbatch
 };
 
 OptionSet options(Config& config, PlanOptions& own) {
@@ -42,7 +44,9 @@ OptionSet options(Config& config, PlanOptions& own) {
         one_of({"float32", "float16", "bfloat16"})},
        {"machine", &own.machine, "", "file of `megadict bench machine`: also says times"},
        {"ranks_per_node", &own.ranks_per_node, "ranks",
-        "that share a machine; 0 = as many as it has threads", between(0, 1048576)}});
+        "that share a machine; 0 = as many as it has threads", between(0, 1048576)},
+       {"signal_s", &own.signal_s, "s", "that the job's USR1 comes before its end",
+        between(0, 1e6)}});
   return set;
 }
 
@@ -120,6 +124,24 @@ void say_time(const PlanInput& in, const MeshConfig& mesh, int on_a_node, const 
   line("exchange", time.exchange);
   line("step", time.step());
   say(fmt::format("  {:<28} {:>10.0f} rows/s", "", static_cast<double>(in.batch) / time.step()));
+}
+
+// From the signal to a checkpoint on disk: the step under way ends, then every node writes its
+// parts. The margin is what SLURM's --signal=USR1@SECONDS says.
+void say_save(const PlanInput& in, const MeshConfig& mesh, int on_a_node, double signal_s,
+              const Machine& machine) {
+  if (machine.saved == 0) return;
+  const int nodes = static_cast<int>(ceil_div(int64_t{mesh.data} * mesh.feature, on_a_node));
+  const double step = step_time(in, mesh.data, mesh.feature, on_a_node, machine).step(),
+               seconds = step + save_time(in, nodes, machine);
+  say(fmt::format("  {:<28} {:>10.1f} s  after the signal: a step, {} at {}/s on {} node(s)",
+                  "saved", seconds, bytes_text(disk(in).checkpoint),
+                  bytes_text(static_cast<int64_t>(machine.saved)), nodes));
+  if (seconds > signal_s / 2)
+    note(
+        fmt::format("note: saving takes {:.0f} s and the job's signal leaves {:.0f} s; ask for "
+                    "twice what it takes, --signal=USR1@{:.0f}",
+                    seconds, signal_s, std::ceil(2 * seconds)));
 }
 
 // The fastest mesh of 1, 2, 4, ... ranks whose memory is that of a node's share.
@@ -209,7 +231,11 @@ int run_plan(Launch& launch, const Args& args) {
   say_mesh(in, settings.config.mesh);
   const auto& mesh = settings.config.mesh;
   const int on_a_node = own.ranks_per_node > 0 ? own.ranks_per_node : machine.ranks_per_node();
-  if (!own.machine.empty()) say_time(in, mesh, std::min(facts.ranks, on_a_node), machine);
+  if (!own.machine.empty()) {
+    const int here = std::min(facts.ranks, on_a_node);
+    say_time(in, mesh, here, machine);
+    say_save(in, mesh, here, own.signal_s, machine);
+  }
   if (facts.ranks > 1) say_all_meshes(in, facts.ranks, mesh);
   if (!own.machine.empty()) say_scaling(in, machine, on_a_node);
   return 0;

@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "app/build_facts.h"
@@ -11,9 +13,11 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "io/json_file.h"
+#include "io/safetensors.h"
 #include "kernels/kernel_set.h"
 #include "kernels/rates.h"
 #include "kernels/screen.h"
+#include "model/tensor_views.h"
 
 namespace megadict {
 
@@ -34,6 +38,7 @@ constexpr Number kNumbers[] = {
     {"stream_bytes_per_s", &Machine::stream, false},
     {"collective_latency_s", &Machine::latency_s, true},
     {"collective_bytes_per_s", &Machine::received, false},
+    {"checkpoint_bytes_per_s", &Machine::saved, true},
 };
 
 double best_of(double seconds, const std::function<void()>& work) {
@@ -105,9 +110,35 @@ void measure_exchange(Communicator& world, double seconds, Machine& out) {
   out.received = 4.0 * kMuch * (world.size() - 1) / std::max(much - out.latency_s, 1e-9);
 }
 
+// The way a checkpoint goes: one file of each rank, synced. At least twice: the first one may find
+// an empty write cache in the disk.
+double checkpoint_rate(Communicator& world, const std::string& folder, double seconds) {
+  constexpr int64_t kRowsOfPart = int64_t{1} << 16;
+  const at::Tensor part = at::ones({kRowsOfPart, kWidth});
+  const std::string path = fmt::format("{}/megadict_bench_{}.tmp", folder, world.rank());
+  double slowest = 0, spent = 0;
+  try {
+    for (int turn = 0; turn < 2 || spent < seconds; ++turn) {
+      world.barrier("bench");
+      const double begin = seconds_now();
+      write_safetensors(path, {{"part", part.sizes().vec(), view_of(part)}});
+      world.barrier("bench");
+      double once = seconds_now() - begin;
+      world.all_reduce(view_of(&once, 1), ReduceOp::max, "bench");
+      slowest = std::max(slowest, once);
+      spent += once;
+    }
+  } catch (...) {
+    std::filesystem::remove(path);
+    throw;
+  }
+  std::filesystem::remove(path);
+  return 4.0 * kRowsOfPart * kWidth * world.size() / slowest;
+}
+
 }  // namespace
 
-Machine measure_machine(Communicator& world, double seconds) {
+Machine measure_machine(Communicator& world, double seconds, const std::string& folder) {
   Machine out;
   out.name = processor();
   const double each = seconds / 8;
@@ -119,6 +150,7 @@ Machine measure_machine(Communicator& world, double seconds) {
   for (double* rate : {&out.fp32_rate, &out.screen_rate, &out.random_rows, &out.stream})
     world.all_reduce(view_of(rate, 1), ReduceOp::sum, "bench");
   measure_exchange(world, each, out);
+  if (!folder.empty()) out.saved = checkpoint_rate(world, folder, each);
   return out;
 }
 

@@ -23,14 +23,16 @@ struct Machine {
   double stream = 0;       // bytes/s, reads and writes of memory in order
   // One collective between ranks of a node: seconds, and bytes/s a rank receives.
   double latency_s = 0, received = 0;
+  double saved = 0;  // bytes/s of a checkpoint, written by all ranks and synced; 0 = not known
   // Part of the rates that one of `ranks` on a node has.
   double share(int ranks) const { return 1.0 / (devices > 0 ? devices : ranks); }
   int ranks_per_node() const { return devices > 0 ? devices : threads; }
 };
 
 // Measures for some seconds; between several ranks also their exchange (else one rank's numbers
-// stand: copies within memory). Collective over `world`.
-Machine measure_machine(Communicator& world, double seconds);
+// stand: copies within memory), and how fast `folder`, where one is given, takes checkpoints.
+// Collective over `world`.
+Machine measure_machine(Communicator& world, double seconds, const std::string& folder);
 
 nlohmann::ordered_json json_of(const Machine& machine);
 Machine read_machine(const std::string& path);  // exit 3 where a number is missing or not positive

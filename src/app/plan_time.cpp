@@ -50,4 +50,8 @@ TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ran
   return plan;
 }
 
+double save_time(const PlanInput& in, int nodes, const Machine& machine) {
+  return machine.saved > 0 ? static_cast<double>(disk(in).checkpoint) / (machine.saved * nodes) : 0;
+}
+
 }  // namespace megadict

@@ -22,4 +22,8 @@ struct TimePlan {
 TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ranks_per_node,
                    const Machine& machine);
 
+// Seconds of writing a checkpoint from `nodes` nodes at once, each at the machine's rate; 0 where
+// that is not known.
+double save_time(const PlanInput& in, int nodes, const Machine& machine);
+
 }  // namespace megadict

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from test_cli_refusals import BAD_DATA, USAGE, call, refused
+from test_cli_refusals import BAD_DATA, ERROR, USAGE, call, refused
 
 
 def test_kernels(megadict_bin, tmp_path):
@@ -108,8 +108,10 @@ def test_refusals(megadict_bin, tmp_path, words, part):
 @pytest.fixture(scope="module")
 def machine(megadict_bin, tmp_path_factory):
     path = tmp_path_factory.mktemp("machine") / "machine.json"
-    done = call(megadict_bin, ["bench", "machine", "--seconds", "0.2", "--json", str(path)], path.parent)
+    done = call(megadict_bin, ["bench", "machine", "--seconds", "0.2", "--folder", ".", "--json", str(path)],
+                path.parent)
     assert done.returncode == 0, done.stderr
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
     return path
 
 
@@ -127,6 +129,23 @@ def test_plan_says_times_of_a_machine(megadict_bin, machine, tmp_path):
     machine = tmp_path / "other.json"
     machine.write_text(json.dumps(facts | {"measured": False}))
     assert "a projection" in call(megadict_bin, [*PLAN, "--machine", str(machine)], tmp_path).stdout
+
+
+def test_plan_compares_saving_with_the_signal(megadict_bin, machine, tmp_path):
+    facts = json.loads(machine.read_text()) | {"checkpoint_bytes_per_s": 1e6}
+    slow = tmp_path / "slow.json"
+    slow.write_text(json.dumps(facts))
+    done = call(megadict_bin, [*PLAN, "--machine", str(slow)], tmp_path)
+    assert "after the signal: a step, 577 MiB at 977 KiB/s on 1 node(s)" in done.stdout
+    assert "the job's signal leaves 300 s; ask for twice" in done.stderr + done.stdout
+    quiet = call(megadict_bin, [*PLAN, "--machine", str(slow), "--signal_s", "2000"], tmp_path)
+    assert quiet.returncode == 0 and "ask for twice" not in quiet.stderr + quiet.stdout
+    slow.write_text(json.dumps(facts | {"checkpoint_bytes_per_s": 0}))
+    assert "after the signal" not in call(megadict_bin, [*PLAN, "--machine", str(slow)], tmp_path).stdout
+
+
+def test_a_folder_that_takes_no_checkpoints(megadict_bin, tmp_path):
+    refused(megadict_bin, tmp_path, ["bench", "machine", "--seconds", "0.1", "--folder", "none"], ERROR, "none")
 
 
 @pytest.mark.parametrize("name", ["cpu2_avx512_vnni", "cpu2_amx", "h200_node"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-USAGE, BAD_DATA = 2, 3
+ERROR, USAGE, BAD_DATA = 1, 2, 3
 MPI_ENV = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
