@@ -85,6 +85,19 @@ def test_turns_and_table(megadict_bin, data, tmp_path, capfd):
     assert text.split() == capfd.readouterr().out.split()
 
 
+def test_ladder(megadict_bin, data, tmp_path):
+    out, table = tmp_path / "out.json", tmp_path / "out.md"
+    assert compared(megadict_bin, data, "--ladder", "--rounds", 1, "--steps", 2, "--json", out,
+                    "--markdown", table) == 0
+    rows = json.loads(out.read_text())["tables"][str(N)]
+    assert [r["name"] for r in rows] == ["pytorch", "sparsify_adam", *["megadict"] * 4]
+    fvu = [r["fvu"] for r in rows]
+    assert max(fvu) - min(fvu) < 0.03 * max(fvu)
+    rungs = [line.split("|")[1].strip() for line in table.read_text().splitlines()
+             if line.count("|") == 5]
+    assert rungs == ["rung", "---", *[gained for gained, _ in compare.LADDER]]
+
+
 def test_a_slow_peer_does_fewer_steps_and_restart_forgets(megadict_bin, data, tmp_path):
     out = tmp_path / "out.json"
     assert compared(megadict_bin, data, "--rounds", 2, "--steps", 3, "--limit_s", 1e-6, "--restart",

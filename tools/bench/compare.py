@@ -10,6 +10,8 @@ A peer's process holds its trainer alone and has each batch in memory before its
 Megadict is the binary, resumed in every round (its screen starts cold), and its rate includes
 reading the shards. Peers keep what is theirs in a step: sae-lens and dictionary_learning clip the
 gradient. The held-out FVU of all is computed here, by one function.
+
+--ladder runs from the dense loop to our fastest, one thing changed from each rung to the next.
 """
 
 import argparse
@@ -42,6 +44,16 @@ from trainers import OURS, SHUFFLE_BUFFER, Ours, Peer, Trainer, read_weights, ru
 
 TRAINERS = (OURS, "sparsify_adam", "pytorch", "dictionary_learning", "sae_lens")
 STILL = 1e-30  # a learning rate that changes no weight
+# What a rung has over the one before it, and who it is. A gradient that can be clipped is whole
+# before any row is updated: a limit that nothing reaches takes the one pass away.
+LADDER = (
+    ("dense", "pytorch"),
+    ("sparse decode and gradient", "sparsify_adam"),
+    ("pre-activations stay in cache", ("fp32", "adam", ("optim.clip_norm", 1e30))),
+    ("rows updated in one pass", ("fp32", "adam")),
+    ("no first moment", ("fp32", "adam_b1_0")),
+    ("int8 screen", ("screen_int8", "adam_b1_0")),
+)
 
 
 def compare(n: int, options, shared: dict, folder: Path) -> list[Trainer]:
@@ -49,10 +61,7 @@ def compare(n: int, options, shared: dict, folder: Path) -> list[Trainer]:
     run_binary(job, folder / "start", 1, STILL, "--kernels.encode", "fp32")
     job |= {"start": folder / "start" / "final", "weights": folder / "start.safetensors"}
     save_file(read_weights(job["start"]), job["weights"])
-    trainers = []
-    for name in options.trainers:
-        trainers += ([Ours(e, o, job) for e in options.encode for o in options.optim]
-                     if name == OURS else [Peer(name, job)])
+    trainers = make_trainers(options, job)
     progress = Progress(f"n {n}", options.rounds * len(trainers), "turns")
     try:
         for number in range(options.rounds):
@@ -64,6 +73,17 @@ def compare(n: int, options, shared: dict, folder: Path) -> list[Trainer]:
         for trainer in trainers:
             trainer.close()
     progress.close()
+    return trainers
+
+
+def make_trainers(options, job: dict) -> list[Trainer]:
+    if options.ladder:
+        return [Peer(who, job) if isinstance(who, str) else Ours(*who[:2], job, *who[2:])
+                for _, who in LADDER]
+    trainers = []
+    for name in options.trainers:
+        trainers += ([Ours(e, o, job) for e in options.encode for o in options.optim]
+                     if name == OURS else [Peer(name, job)])
     return trainers
 
 
@@ -123,12 +143,23 @@ def markdown(n: int, rows: list[dict], facts: dict) -> str:
                               "tokens. Megadict's rate and memory include its loader."]) + "\n"
 
 
+def ladder(rows: list[dict]) -> str:
+    """Of the summary of its trainers."""
+    lines = ["", "| rung | tokens/s | to the one above | to the first |", "|---|---|---|---|"]
+    rates = [r["tokens_per_s"] for r in rows]
+    for (gained, _), rate, before in zip(LADDER, rates, [rates[0], *rates]):
+        lines.append(f"| {gained} | {rate:,.0f} | {rate / before:.2f} | {rate / rates[0]:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 def machine(options) -> dict:
     """What the numbers depend on."""
     done = subprocess.run([options.megadict, "info"], capture_output=True, text=True)
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     said = dict(words for words in lines if len(words) == 2)
-    packages = sorted({peers.PEERS[t].package for t in options.trainers if t != OURS} | {"torch"})
+    named = ([who for _, who in LADDER if isinstance(who, str)] if options.ladder
+             else [name for name in options.trainers if name != OURS])
+    packages = sorted({peers.PEERS[name].package for name in named} | {"torch"})
     return {"processor": said.get("processor", "?"), "cpu_features": said.get("features", "?"),
             "megadict": said.get("megadict", "?"), "LibTorch": said.get("LibTorch", "?"),
             "python": platform.python_version(), "packages": {p: version(p) for p in packages},
@@ -159,6 +190,8 @@ def make_parser() -> OneLineParser:
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")
     add("--trainers", nargs="+", default=list(TRAINERS), choices=(OURS, *peers.PEERS),
         metavar="NAME", help=f"{', '.join((OURS, *peers.PEERS))} (default: without signum)")
+    add("--ladder", action="store_true",
+        help="these instead: the dense loop, then one thing changed at a time up to our fastest")
     add("--encode", nargs="+", default=["fp32", "screen_int8"], choices=("fp32", "screen_int8"),
         metavar="NAME", help="rows of ours: fp32, screen_int8 (default both)")
     add("--optim", nargs="+", default=["adam"], choices=("adam", "adam_b1_0"), metavar="NAME",
@@ -217,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         for n in options.n:
             with tempfile.TemporaryDirectory(prefix=f"n{n}_", dir=folder) as own:
                 rows = summary(compare(n, options, shared, Path(own)))
-            table = markdown(n, rows, facts)
+            table = markdown(n, rows, facts) + (ladder(rows) if options.ladder else "")
             print(table, flush=True)
             text += "\n" + table
             facts["tables"][n] = rows

@@ -157,16 +157,20 @@ class Peer(Trainer):
 # ---- ours ----------------------------------------------------------------------------------------
 
 class Ours(Trainer):
-    def __init__(self, encode: str, optimizer: str, job: dict):
-        super().__init__(OURS, f"Megadict {encode}, {optimizer}", job)
+    """`settings`: fields besides, name and value in turns; the label shows them."""
+
+    def __init__(self, encode: str, optimizer: str, job: dict, settings: tuple = ()):
+        shown = "".join(f", {name} {value}" for name, value in zip(settings[::2], settings[1::2]))
+        super().__init__(OURS, f"Megadict {encode}, {optimizer}{shown}", job)
+        named = [f"--{word}" if i % 2 == 0 else word for i, word in enumerate(settings)]
         self.words = ["--kernels.encode", encode, "--optim.name", optimizer,
-                      "--model.init_from", job["start"]]
+                      "--model.init_from", job["start"], *named]
         self.run, self.folders = None, 0
 
     def train(self, warmup: int, steps: int, limit_s: float) -> list[float]:
         if self.run is None:
             self.folders += 1
-            self.run = self.job["folder"] / f"{self.words[1]}.{self.words[3]}.{self.folders}"
+            self.run = self.job["folder"] / f"{self.label}.{self.folders}".replace(" ", "_")
         first = self.done + warmup
         self.done = first + steps
         self.peak = max(self.peak, run_binary(self.job, self.run, self.done, self.job["lr"],
