@@ -338,5 +338,30 @@ TEST(Shard, AnnouncedChunksAreReadAsBefore) {
   }
 }
 
+// Chunks that lie in another order than their numbers: too many places to look up.
+TEST(Shard, AFileWrittenOutOfOrderIsReadAllTheSame) {
+  constexpr int64_t kChunks = 301, kWidth = 8192, kStride = 11;
+  const TempFolder folder;
+  const std::string path = folder / "a.h5";
+  Hdf5File file = Hdf5File::create(path);
+  file.create_dataset("activations", {kChunks, kWidth}, DType::f32, 1, true);
+  std::vector<float> row(kWidth);
+  for (int64_t i = 0; i < kChunks; ++i) {
+    const int64_t at = i * kStride % kChunks;
+    std::fill(row.begin(), row.end(), static_cast<float>(at));
+    file.write_rows("activations", {at, at + 1}, view_of(row.data(), kWidth));
+  }
+  file.close();
+  const ShardIndex index = ShardIndex::open(path);
+  ShardPool pool(index);
+  std::vector<std::byte> bytes(largest_chunk_bytes(index));
+  for (const Chunk& chunk : index.chunks()) {
+    pool.announce(chunk);
+    pool.read(chunk, bytes.data());
+    EXPECT_EQ(reinterpret_cast<const float*>(bytes.data())[kWidth - 1],
+              static_cast<float>(chunk.rows.begin));
+  }
+}
+
 }  // namespace
 }  // namespace megadict

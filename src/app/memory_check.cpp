@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "app/control_group.h"
 #include "app/plan.h"
 #include "base/error.h"
 
@@ -14,58 +15,20 @@ namespace megadict {
 
 namespace {
 
-constexpr int64_t kUnknown = -1;
 constexpr int64_t kProgram = int64_t{256} << 20;  // what a rank's libraries allocate
-
-int64_t number_in(const std::string& path) {
-  std::ifstream in(path);
-  int64_t value = 0;
-  return in >> value ? value : kUnknown;
-}
 
 int64_t available_on_machine() {
   std::ifstream in("/proc/meminfo");
   for (std::string name; in >> name;)
     if (int64_t kib = 0; name == "MemAvailable:" && in >> kib) return kib * 1024;
-  return kUnknown;
-}
-
-// Bytes of files that the group keeps and would give up.
-int64_t reclaimable(const std::string& group) {
-  std::ifstream in(group + "/memory.stat");
-  int64_t sum = 0, bytes = 0;
-  for (std::string name; in >> name >> bytes;)
-    if (name == "inactive_file" || name == "active_file") sum += bytes;
-  return sum;
-}
-
-// What the control groups above this process leave (version 2): containers and batch systems give
-// less than the machine has.
-int64_t available_in_group() {
-  const std::string root = "/sys/fs/cgroup";
-  std::ifstream in("/proc/self/cgroup");
-  std::string line;
-  while (std::getline(in, line) && !line.starts_with("0::")) {
-  }
-  std::string path = line.starts_with("0::") ? line.substr(3) : "/";
-  int64_t least = kUnknown;
-  for (;;) {
-    const std::string group = root + (path == "/" ? "" : path);
-    const int64_t limit = number_in(group + "/memory.max"),
-                  used = number_in(group + "/memory.current");
-    if (limit >= 0 && used >= 0) {
-      const int64_t here = std::max<int64_t>(limit - used + reclaimable(group), 0);
-      least = least < 0 ? here : std::min(least, here);
-    }
-    if (path.size() <= 1) return least;
-    path.resize(std::max<size_t>(path.rfind('/'), 1));
-  }
+  return kUnknownBytes;
 }
 
 }  // namespace
 
 int64_t free_memory() {
-  const int64_t machine = available_on_machine(), group = available_in_group();
+  const int64_t machine = available_on_machine(),
+                group = available_in_group("/proc/self/cgroup", "/sys/fs/cgroup");
   if (machine < 0 || group < 0) return std::max(machine, group);
   return std::min(machine, group);
 }

@@ -20,6 +20,8 @@ constexpr size_t kChecksumBytes = 4;
 // How far a chunk may lie from its guessed place and still be announced whole; and how many chunks
 // between known places are left to guess in any case.
 constexpr int64_t kSlack = 16 << 10, kFewestChunks = 4;
+// Of a file that lies so unevenly that it takes more, nothing is announced.
+constexpr size_t kMostPlaces = 64;
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why,
                          const std::string& hint = "") {
@@ -151,7 +153,7 @@ void ShardFile::add_places(const Place& first, const Place& last,
                            std::vector<Place>& places) const {
   const int64_t count = last.chunk - first.chunk;
   const int64_t gaps = last.offset - first.offset - count * static_cast<int64_t>(stored_bytes());
-  if (count <= kFewestChunks || std::abs(gaps) <= kSlack) return;
+  if (count <= kFewestChunks || std::abs(gaps) <= kSlack || places.size() > kMostPlaces) return;
   const Place middle = place_of(first.chunk + count / 2);
   add_places(first, middle, places);
   places.push_back(middle);
@@ -167,6 +169,7 @@ void ShardFile::announce_chunk(int64_t index) {
     map_ = Map{RandomAccessFile(path()), std::move(known)};
   }
   const std::vector<Place>& places = map_->places;
+  if (places.size() > kMostPlaces) return;
   const auto after =
       std::upper_bound(places.begin() + 1, places.end() - 1, index,
                        [](int64_t i, const Place& place) { return i < place.chunk; });

@@ -59,6 +59,7 @@ class ShardFile {
   std::vector<uint32_t> table_;  // chunk_checksum; empty where the file has none
   // Where some chunks lie; those between two neighbours are taken to lie evenly. Looking every
   // chunk up would take minutes for a large file: the library walks over all of them each time.
+  // More than a certain number of places: too uneven a file to announce anything of it.
   struct Place {
     int64_t chunk = 0, offset = 0;
   };
