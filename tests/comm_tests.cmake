@@ -6,7 +6,8 @@ target_link_libraries(megadict_mpi_main PUBLIC megadict_comm GTest::gtest fmt::f
 # has a NCCL world: the objects come before megadict_comm, so its own NCCL part is not linked.
 add_library(megadict_comm_standin OBJECT
   ${CMAKE_SOURCE_DIR}/src/comm/communicator_nccl.cpp support/test_device_cuda.cpp
-  support/nccl_standin/standin_cuda.cpp support/nccl_standin/standin_nccl.cpp)
+  support/nccl_standin/standin_cuda.cpp support/nccl_standin/standin_nccl.cpp
+  support/nccl_standin/standin_operation.cpp)
 target_include_directories(megadict_comm_standin BEFORE PRIVATE support/nccl_standin
                            PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(megadict_comm_standin PUBLIC megadict_comm)

@@ -15,6 +15,7 @@
 #include "data/shard_set.h"
 #include "data/synth.h"
 #include "io/file.h"
+#include "io/staged_folder.h"
 
 namespace megadict {
 

@@ -1,64 +1,18 @@
 #include "data/shard_set.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 
-#include "base/error.h"
-#include "base/log.h"
 #include "io/file.h"
 
 namespace megadict {
-
-namespace fs = std::filesystem;
 
 namespace {
 
 constexpr int64_t kShardBytes = int64_t{1} << 30;
 
-std::string without_trailing_slash(std::string path) {
-  while (path.size() > 1 && path.back() == '/') path.pop_back();
-  return path;
-}
-
-// What killed commands left beside `path`, which nobody else removes.
-void name_leftovers(const std::string& path, const std::string& own) {
-  for (const std::string& left : glob_files(path + ".tmp-*"))
-    if (left != own)
-      note(fmt::format("note: '{}' may be left from a command that was killed", left));
-}
-
 }  // namespace
-
-StagedFolder::StagedFolder(const std::string& final_path)
-    : final_path_(without_trailing_slash(final_path)) {
-  if (final_path_.empty()) fail(ExitCode::usage, "no folder to write to", "--out DIR");
-  std::error_code ignored;
-  if (fs::exists(final_path_, ignored) && !fs::is_empty(final_path_, ignored))
-    fail(ExitCode::usage, fmt::format("'{}' exists and is not an empty folder", final_path_),
-         "another --out, or remove it first");
-  // A name of its own: process numbers repeat, and one that was killed may have left a folder.
-  make_folders(parent_folder(final_path_));
-  path_ = final_path_ + ".tmp-XXXXXX";
-  if (::mkdtemp(path_.data()) == nullptr)
-    fail(ExitCode::error, fmt::format("cannot write '{}': {}", final_path_, std::strerror(errno)));
-  fs::permissions(path_, fs::perms(0755));
-  name_leftovers(final_path_, path_);
-}
-
-StagedFolder::~StagedFolder() {
-  std::error_code ignored;
-  if (!committed_) fs::remove_all(path_, ignored);
-}
-
-void StagedFolder::commit() {
-  rename_durably(path_, final_path_);
-  committed_ = true;
-}
 
 ShardSetWriter::ShardSetWriter(const std::string& folder, const DatasetFacts& facts,
                                int64_t shard_rows)

@@ -1,5 +1,4 @@
-// Writing whole data sets: many shards in a folder that appears only when everything in it is
-// complete.
+// Writing whole data sets.
 #pragma once
 
 #include <cstdint>
@@ -9,24 +8,6 @@
 #include "data/shard_writer.h"
 
 namespace megadict {
-
-// A folder under construction: files go into path(), commit() gives it its name. Without commit()
-// it is removed with all its files.
-class StagedFolder {
- public:
-  // Exit 2 where `final_path` exists and is not an empty folder.
-  explicit StagedFolder(const std::string& final_path);
-  ~StagedFolder();
-  StagedFolder(const StagedFolder&) = delete;
-  StagedFolder& operator=(const StagedFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-  void commit();
-
- private:
-  std::string final_path_, path_;
-  bool committed_ = false;
-};
 
 // Rows one after the other into FOLDER/shard_000000.h5, shard_000001.h5, ...
 class ShardSetWriter {

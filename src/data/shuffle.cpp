@@ -16,6 +16,7 @@
 #include "data/shard_file.h"
 #include "data/shard_set.h"
 #include "io/file.h"
+#include "io/staged_folder.h"
 
 namespace megadict {
 

@@ -12,6 +12,7 @@
 #include "data/rows.h"
 #include "data/shard_set.h"
 #include "io/safetensors.h"
+#include "io/staged_folder.h"
 
 namespace megadict {
 

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "io/file.h"
+#include "io/staged_folder.h"
 #include "model/activations.h"
 #include "model/foreign_files.h"
 #include "model/forward.h"
@@ -29,46 +30,6 @@ void scale_rows(at::Tensor& tensor, double factor) {
     at::Tensor block = tensor.narrow(0, from, std::min(kBlockRows, tensor.size(0) - from));
     block.copy_(block.to(at::kDouble) * factor);
   }
-}
-
-// A folder under construction beside its final place; removed unless it was committed.
-class FolderInTheMaking {
- public:
-  explicit FolderInTheMaking(const std::string& folder) : folder_(folder) {
-    while (folder_.size() > 1 && folder_.back() == '/') folder_.pop_back();
-    make_folders(parent_folder(folder_));
-    path_ = folder_ + ".partial-XXXXXX";
-    if (mkdtemp(path_.data()) == nullptr)
-      fail(ExitCode::error, fmt::format("cannot write '{}': no folder can be made there", folder_));
-    std::filesystem::permissions(path_, std::filesystem::perms(0755));
-  }
-  ~FolderInTheMaking() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  FolderInTheMaking(const FolderInTheMaking&) = delete;
-  FolderInTheMaking& operator=(const FolderInTheMaking&) = delete;
-
-  const std::string& path() const { return path_; }
-  void commit() {
-    sync_folder(path_);
-    rename_durably(path_, folder_);
-    path_.clear();
-  }
-
- private:
-  std::string folder_, path_;
-};
-
-void refuse_content(const std::string& folder) {
-  std::error_code error;
-  const bool exists = std::filesystem::exists(folder, error);
-  const bool empty =
-      std::filesystem::is_directory(folder, error) && std::filesystem::is_empty(folder, error);
-  if (exists && !empty)
-    fail_agreed(ExitCode::usage,
-                fmt::format("cannot export to '{}': it exists and is not an empty folder", folder),
-                "name a new folder");
 }
 
 std::string hint_for(const SavedDictionary& saved) {
@@ -184,10 +145,9 @@ void export_dictionary(const SavedDictionary& saved, const Format& format, Expor
     fail(ExitCode::error, "export: one process must hold all latents");
   const std::string problem = format.problem(saved);
   if (!problem.empty()) fail_agreed(ExitCode::usage, problem, hint_for(saved));
-  refuse_content(folder);
+  StagedFolder making(folder);
   const SavedDictionary plain = folded(saved, scale);
   check_finite(plain.dictionary);
-  FolderInTheMaking making(folder);
   format.write(plain, {scale, saved.normalization.scale}, making.path());
   check_written(plain, format, making.path());
   making.commit();

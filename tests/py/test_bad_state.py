@@ -7,7 +7,8 @@ import struct
 
 import numpy as np
 import pytest
-from test_bad_files import NEWEST, PART, done, interrupted, train, trained, with_run  # noqa: F401
+from test_bad_checkpoints import NEWEST, PART, interrupted, trained, with_run  # noqa: F401
+from test_bad_files import done, train
 from test_cli_refusals import BAD_DATA, acts, call, place, refused  # noqa: F401
 
 

@@ -9,7 +9,8 @@ import time
 import h5py
 import numpy as np
 import pytest
-from test_bad_files import done, train, trained, with_run  # noqa: F401
+from test_bad_checkpoints import trained, with_run  # noqa: F401
+from test_bad_files import done, train
 from test_cli_refusals import BAD_DATA, USAGE, acts, call, place, refused  # noqa: F401
 from training import start
 

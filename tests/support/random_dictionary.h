@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include "base/philox.h"
 #include "model/saved.h"
@@ -74,6 +75,20 @@ inline Reconstruction reconstruct(const SavedDictionary& saved, const at::Tensor
     z = z * z.gt(static_cast<float>(dictionary.threshold));
   z = z.clamp_min(0);
   return {z, (at::mm(z, wide(dictionary.w_dec_ld)) + wide(dictionary.b_dec_d)) / s + mean};
+}
+
+inline double relative(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>() / b.abs().max().item<double>();
+}
+
+// The same codes, up to a factor of the latents, and the same reconstruction.
+inline void expect_same_function(const SavedDictionary& a, const SavedDictionary& b,
+                                 double z_factor) {
+  const at::Tensor x = random_rows(a, 200, 9);
+  const auto ours = reconstruct(a, x), theirs = reconstruct(b, x);
+  EXPECT_TRUE(at::equal(ours.z_bn > 0, theirs.z_bn > 0));
+  EXPECT_LT(relative(theirs.z_bn * z_factor, ours.z_bn), 1e-6);
+  EXPECT_LT(relative(theirs.x_hat_bd, ours.x_hat_bd), 1e-6);
 }
 
 }  // namespace megadict::test
