@@ -60,7 +60,7 @@ struct Planned {
 };
 
 Planned planned(const Config& config, bool all_dead) {
-  PlanInput in = plan_input(config, kWidth, 4);
+  PlanInput in = plan_input(config, kWidth, 4, 0);
   if (!all_dead) in.k_aux = 0;
   Planned counts;
   for (const Transfer& transfer : transfers(in, config.mesh.data, config.mesh.feature))

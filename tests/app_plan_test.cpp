@@ -28,6 +28,20 @@ int64_t bytes_of(const std::vector<Transfer>& all, const std::string& name) {
   return -1;
 }
 
+TEST(MemoryPlan, TwoShufflingWindowsAreHeldWhereThereAreAsMany) {
+  PlanInput in;
+  in.width = 10;
+  in.latents = 64;
+  in.k = 4;
+  in.batch = in.micro = 100;
+  in.sample_bytes = 2;
+  in.shuffle_buffer = 1000;
+  EXPECT_EQ(memory(in, 1, 1).window, 2 * 1000 * 20);
+  in.rows = 1500;
+  EXPECT_EQ(memory(in, 1, 1).window, 1500 * 20);
+  EXPECT_EQ(memory(in, 2, 2).window, 375 * 20);
+}
+
 TEST(Transfers, MatchTheWorkedExample) {
   const auto all = transfers(small(), 2, 2);
   EXPECT_EQ(bytes_of(all, "rows"), 1024);
@@ -248,14 +262,15 @@ TEST(Presets, AreReadCheckedAndPlanned) {
     check_against_data(s, facts);
     EXPECT_TRUE(remarks_on(s, facts).empty());
     EXPECT_EQ(s.config.model.n_latents, preset.latents);
-    const PlanInput in = plan_input(s.config, preset.width, 4);
+    const PlanInput in = plan_input(s.config, preset.width, 4, 0);
     const int64_t weights = 4 * (preset.latents * (2 * preset.width + 1) + preset.width);
     EXPECT_EQ(disk(in).checkpoint, (in.average ? 4 : 3) * weights + 8 * preset.latents);
     for (const MeshConfig& mesh : meshes_of(preset.ranks, preset.latents)) {
       const MemoryPlan held = memory(in, mesh.data, mesh.feature);
       EXPECT_GT(held.buffers, 0);
       EXPECT_EQ(held.peak(), held.weights + held.moments + held.gradients + held.average +
-                                 held.counters + held.screen + held.buffers);
+                                 held.counters + held.screen + held.buffers + held.window +
+                                 held.program);
       EXPECT_GT(total_bytes(transfers(in, mesh.data, mesh.feature)), 0);
     }
   }

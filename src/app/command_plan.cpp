@@ -98,7 +98,9 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
   line("counters", held.counters, "when a latent last fired");
   if (held.screen > 0) line("screen", held.screen, "encoder rows in int8");
   line("buffers", held.buffers, "micro-batches in flight and read ahead");
-  line("peak memory", held.peak(), "without the program and its libraries");
+  line("window", held.window, "rows of the shuffling window and of the next one");
+  line("program", held.program, "libraries, as measured");
+  line("peak memory", held.peak(), "");
   if (in.k_aux > 0)
     line("AuxK besides", held.bytes_per_dead_latent, "for every dead latent of a rank");
   if (mesh.data * mesh.feature == 1) return;
@@ -225,7 +227,7 @@ int run_plan(Launch& launch, const Args& args) {
   facts.steps = (data.tokens > 0 ? data.tokens : own.rows) / data.batch_size;
   check_against_data(settings, facts);
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
-  PlanInput in = plan_input(settings.config, own.width, facts.sample_bytes);
+  PlanInput in = plan_input(settings.config, own.width, facts.sample_bytes, own.rows);
   in.exchange_by_rule = source_of(settings, "mesh.exchange") == "resolved";
   say_model(settings, in, facts);
   say_mesh(in, settings.config.mesh);

@@ -203,7 +203,7 @@ int run_train(Launch& launch, const Args& args) {
   const BatchPlan plan = settle(settings, start, data, launch.facts().ranks);
   if (device.is_cpu())
     check_memory(launch, config, data.rows.width(),
-                 static_cast<int64_t>(size_of(data.rows.facts().dtype)));
+                 static_cast<int64_t>(size_of(data.rows.facts().dtype)), data.rows_left());
   const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
   TrainJob job{.data_config = config.data,

@@ -15,8 +15,6 @@ namespace megadict {
 
 namespace {
 
-constexpr int64_t kProgram = int64_t{256} << 20;  // what a rank's libraries allocate
-
 int64_t available_on_machine() {
   std::ifstream in("/proc/meminfo");
   for (std::string name; in >> name;)
@@ -33,17 +31,18 @@ int64_t free_memory() {
   return std::min(machine, group);
 }
 
-void check_memory(Launch& launch, const Config& config, int64_t width, int64_t sample_bytes) {
+void check_memory(Launch& launch, const Config& config, int64_t width, int64_t sample_bytes,
+                  int64_t rows) {
   if (!config.run.check_memory) return;
-  const PlanInput in = plan_input(config, width, sample_bytes);
-  const int64_t needed = memory(in, config.mesh.data, config.mesh.feature).peak() + kProgram;
+  const PlanInput in = plan_input(config, width, sample_bytes, rows);
+  const int64_t needed = memory(in, config.mesh.data, config.mesh.feature).peak();
   const int64_t ranks_here = launch.facts().local_ranks;
   const int64_t free = free_memory();
   // The tightest node decides: free bytes for each of its ranks.
   int64_t share = free < 0 ? std::numeric_limits<int64_t>::max() : free / ranks_here;
   launch.world().all_reduce(view_of(&share, 1), ReduceOp::min, "free memory");
   if (needed <= share) return;
-  const int fits = feature_axis_that_fits(in, share - kProgram);
+  const int fits = feature_axis_that_fits(in, share);
   const std::string other = fits > 0
                                 ? fmt::format("mesh 1x{} with as many ranks a node would fit", fits)
                                 : std::string("no mesh of as many ranks a node would fit");

@@ -20,10 +20,11 @@ namespace megadict {
 
 namespace {
 
-constexpr int64_t kFloat = 4, kDouble = 8;  // bytes; every payload but x is fp32
-constexpr int64_t kCounter = 8;             // int64 per latent
-constexpr int64_t kScalars = 16;            // words that ride with b_dec's gradient
-constexpr int64_t kBlockSums = 256;         // partial sums of b_dec in the one pass
+constexpr int64_t kFloat = 4, kDouble = 8;        // bytes; every payload but x is fp32
+constexpr int64_t kCounter = 8;                   // int64 per latent
+constexpr int64_t kProgram = int64_t{224} << 20;  // one rank, however small its dictionary
+constexpr int64_t kScalars = 16;                  // words that ride with b_dec's gradient
+constexpr int64_t kBlockSums = 256;               // partial sums of b_dec in the one pass
 // A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
 // histogram's copies.
 constexpr int64_t kListedEntry = 64;
@@ -179,6 +180,12 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
 }
 
+// A rank keeps its part of a window until the last batch of it, and reads the next one meanwhile.
+int64_t window_bytes(const PlanInput& in, int64_t ranks) {
+  const int64_t two = 2 * in.shuffle_buffer, rows = in.rows > 0 ? std::min(in.rows, two) : two;
+  return ceil_div(rows, ranks) * in.sample_bytes * in.width;
+}
+
 // Histograms of the selection over the batch, each with a count that rides along. A batch in which
 // some row holds more codes of a shard than it lists is selected from twice: nearly every one where
 // there are few shards, none where whole shards are listed. Ties at the threshold add more.
@@ -199,7 +206,7 @@ int64_t PlanInput::listed() const {
   return select == Select::batch ? list_width(k) : k;
 }
 
-PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) {
+PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, int64_t rows) {
   PlanInput in;
   in.width = width;
   in.latents = config.model.n_latents;
@@ -209,6 +216,8 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes) 
   in.k_aux = config.dead.auxk_alpha > 0 ? config.dead.k_aux : 0;
   in.sample_bytes = sample_bytes;
   in.queue = config.data.queue;
+  in.shuffle_buffer = config.data.shuffle_buffer;
+  in.rows = rows;
   in.keep = config.checkpoint.keep;
   const ActivationFn& activation = activation_named(config.model.activation);
   in.select = activation.whole_batch ? PlanInput::Select::batch
@@ -297,6 +306,8 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   // Updated rows on their way to the other data rows.
   if (one_pass && data_size > 1)
     plan.buffers += in.lazy ? 2 * std::min(kRowPieceBytes, row * owned) : kFloat * in.width * owned;
+  plan.window = window_bytes(in, int64_t{data_size} * feature_size);
+  plan.program = kProgram;
   plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;
   return plan;
 }

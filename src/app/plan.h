@@ -12,15 +12,17 @@
 namespace megadict {
 
 struct PlanInput {
-  int64_t width = 0;         // d
-  int64_t latents = 0;       // n
-  int64_t k = 0;             // active per row, on average
-  int64_t batch = 0;         // rows of the global batch
-  int64_t micro = 0;         // rows of the global micro-batch
-  int64_t k_aux = 0;         // 0 = no AuxK
-  int64_t sample_bytes = 4;  // of one element of x in the shards
-  int64_t queue = 4;         // micro-batches read ahead
-  int64_t keep = 2;          // checkpoints kept
+  int64_t width = 0;                // d
+  int64_t latents = 0;              // n
+  int64_t k = 0;                    // active per row, on average
+  int64_t batch = 0;                // rows of the global batch
+  int64_t micro = 0;                // rows of the global micro-batch
+  int64_t k_aux = 0;                // 0 = no AuxK
+  int64_t sample_bytes = 4;         // of one element of x in the shards
+  int64_t queue = 4;                // micro-batches read ahead
+  int64_t shuffle_buffer = 262144;  // rows of a shuffling window
+  int64_t rows = 0;                 // of the data set; 0 = not known, many
+  int64_t keep = 2;                 // checkpoints kept
   // Codes are the best of each row, the best of the batch, or all that are positive.
   enum class Select { row, batch, positive } select = Select::row;
   bool tied = false;
@@ -39,7 +41,7 @@ struct PlanInput {
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).
-PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes);
+PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, int64_t rows);
 
 // Bytes that one rank receives from others in one optimiser step, all its micro-batches together;
 // logged steps add two small all-reduces. `name` is the collective's, as Communicator counts it.
@@ -62,7 +64,7 @@ PlanInput on_mesh(PlanInput in, const MeshConfig& mesh);
 // Of `latents` latents those that one of `codes` codes falls on, if all are alike.
 double touched_latents(double latents, double codes);
 
-// Bytes of the rank that holds most; without the program and its libraries.
+// Bytes of the rank that holds most.
 struct MemoryPlan {
   int64_t weights = 0;  // W_enc, W_dec, biases: fp32, this rank's latents
   int64_t moments = 0;  // what the optimiser keeps of the rows this rank updates (1/D of its own)
@@ -73,8 +75,10 @@ struct MemoryPlan {
   int64_t counters = 0;  // per latent: rows since it last fired
   int64_t screen = 0;    // encoder rows in int8
   int64_t buffers = 0;   // one micro-batch in flight and those read ahead
+  int64_t window = 0;    // rows of the shuffling window in use and of the next one
+  int64_t program = 0;   // its libraries and what they allocate, measured
   int64_t peak() const {
-    return weights + moments + gradients + average + counters + screen + buffers;
+    return weights + moments + gradients + average + counters + screen + buffers + window + program;
   }
   // AuxK besides: copies (and, without the one pass, gradients) of a shard's dead latents.
   int64_t bytes_per_dead_latent = 0;

@@ -96,7 +96,7 @@ void resolve_mesh_fields(Settings& settings, const DataFacts& facts) {
                     "latent",
                     mesh.feature, latents));
   if (mesh.exchange == "auto") {
-    const PlanInput in = plan_input(settings.config, facts.width, facts.sample_bytes);
+    const PlanInput in = plan_input(settings.config, facts.width, facts.sample_bytes, facts.rows);
     const char* fewer = cheaper_exchange(in, mesh.data, mesh.feature);
     resolve(settings, "mesh.exchange", mesh.exchange,
             std::string(settings.config.run.deterministic ? "tokens" : fewer));
