@@ -68,9 +68,22 @@ def test_all_peers_learn_and_use_k(rows, raw_file, tmp_path, capfd):
     for peer in result["results"]:
         assert 0.001 < peer["fvu"] < 0.9, peer
         assert 0 < peer["l0"] <= K
+        seconds = [point[0] for point in peer["curve"]]
+        assert len(seconds) == 10 and seconds == sorted(seconds) and seconds[-1] == peer["seconds"]
+        assert peer["curve"][-1][1] == peer["fvu"] < peer["curve"][0][1]
+    best = min(result["results"], key=lambda peer: peer["fvu"])
+    assert result["target"] == best["fvu"]
+    assert compare_quality.seconds_to(best["fvu"], best) == best["seconds"]
+    assert compare_quality.seconds_to(best["fvu"] / 2, best) is None
     table = (tmp_path / "out.md").read_text()
     assert table == capfd.readouterr().out
     assert table.count("\n| ") == 4
+
+
+def test_own_curve_counts_the_seconds_of_the_rates():
+    lines = [{"tokens": 100, "tokens_per_s": 10}, {"tokens": 100, "eval/fvu": 0.5},
+             {"tokens": 300, "tokens_per_s": 20}, {"tokens": 300, "eval/fvu": 0.25}]
+    assert compare_quality.own_curve(lines) == [(10, 0.5), (20, 0.25)]
 
 
 def test_sparsify_signum_is_its_trainer(rows):

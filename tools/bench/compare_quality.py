@@ -7,7 +7,9 @@
 Every peer sees the same batches (a new permutation of the training rows each epoch, cut without
 regard to where an epoch ends) and its own defaults, except that warm-up, 1000 steps in both, is cut
 to the same share of a short run. FVU = sum |x - xhat|^2 / sum |x - mean(x)|^2 over all held-out
-rows.
+rows. It is also taken --points times on the way, off the clock, for the seconds of training that a
+trainer needs to reach --target; ours then needs eval.every_steps and log.every_steps, and pays for
+its evaluations and its loader.
 """
 
 import argparse
@@ -85,29 +87,44 @@ def batches(rows: torch.Tensor, size: int, steps: int, seed: int):
 
 # ---- running ------------------------------------------------------------------------------------
 
-def counted(stream, progress: Progress, size: int):
-    for x in stream:
-        yield x
-        progress.advance(size)
-
-
 def run_peer(name: str, train_rows, held_out, steps: int, options) -> dict:
     peer = PEERS[name]
     progress = Progress(peer.label, steps * options.batch, "tokens")
-    stream = counted(batches(train_rows, options.batch, steps, options.seed), progress,
-                     options.batch)
-    start = time.monotonic()
+    points = {round(steps * (i + 1) / options.points) for i in range(options.points)} - {steps}
+    seconds, curve = 0.0, []
     with contextlib.redirect_stdout(sys.stderr):  # the peers' own remarks
         trainer = peer.build(train_rows.shape[1], peers.Settings(
             options.n, options.k, options.seed, warmup=options.warmup, steps=steps))
-        for x in stream:
+        for step, x in enumerate(batches(train_rows, options.batch, steps, options.seed), 1):
+            start = time.monotonic()
             trainer.step(x)
+            seconds += time.monotonic() - start
+            progress.advance(options.batch)
+            if step in points:
+                curve.append((seconds, peers.measure(trainer.reconstruct, held_out,
+                                                     options.n)["fvu"]))
         trainer.end()
-    seconds = time.monotonic() - start
     progress.close()
+    final = peers.measure(trainer.reconstruct, held_out, options.n)
     return {"name": name, "label": peer.versioned_label(), "seconds": seconds,
             "tokens_per_s": steps * options.batch / seconds,
-            **peers.measure(trainer.reconstruct, held_out, options.n)}
+            "curve": [*curve, (seconds, final["fvu"])], **final}
+
+
+def own_curve(lines: list[dict]) -> list[tuple[float, float]]:
+    """(seconds, held-out FVU) from metrics.jsonl: a line's rate is that since the line before."""
+    seconds, tokens, curve = 0.0, 0, []
+    for line in lines:
+        if rate := line.get("tokens_per_s"):
+            seconds += (line["tokens"] - tokens) / rate
+            tokens = line["tokens"]
+        if "eval/fvu" in line:
+            curve.append((seconds, line["eval/fvu"]))
+    return curve
+
+
+def seconds_to(target: float, result: dict) -> float | None:
+    return next((seconds for seconds, fvu in result["curve"] if fvu <= target), None)
 
 
 def read_ours(folder: str) -> dict:
@@ -119,11 +136,12 @@ def read_ours(folder: str) -> dict:
     except (OSError, ValueError) as error:
         raise ToolError(BAD_DATA, f"--ours '{folder}' is no finished run folder: {error}",
                         "megadict train --run.dir DIR with held-out shards") from error
-    rates = [json.loads(line).get("tokens_per_s") for line in lines]
+    lines = [json.loads(line) for line in lines]
+    rates = [line.get("tokens_per_s") for line in lines]
     return {"name": "megadict", "label": f"Megadict ({Path(folder).name})",
             "fvu": metrics["fvu"], "l0": metrics["l0"], "frac_alive": metrics["frac_alive"],
             "eval_rows": metrics["rows"], "tokens_per_s": float(np.median([r for r in rates if r])),
-            "tokens": max(json.loads(line)["tokens"] for line in lines),
+            "tokens": max(line["tokens"] for line in lines), "curve": own_curve(lines),
             "settings": {key: config[key]["value"] for key in (
                 "model.n_latents", "model.k", "data.batch_size", "optim.lr", "data.path")}}
 
@@ -148,10 +166,12 @@ def markdown(results: list[dict], facts: dict) -> str:
              f"{facts['batch']}, {facts['steps']} steps on {facts['train_rows']:,} training rows, "
              f"{facts['eval_rows']:,} held-out rows, width {facts['d_in']}, warm-up "
              f"{facts['warmup']}, seed {facts['seed']}, {facts['threads']} threads.", "",
-             "| trainer | FVU | L0 | latents that fire | tokens/s |", "|---|---|---|---|---|"]
+             f"| trainer | FVU | L0 | latents that fire | tokens/s | seconds to {facts['target']:.4f} |",
+             "|---|---|---|---|---|---|"]
     for r in sorted(results, key=lambda r: r["fvu"]):
+        seconds = seconds_to(facts["target"], r)
         lines.append(f"| {r['label']} | {r['fvu']:.4f} | {r['l0']:.1f} | {r['frac_alive']:.1%} | "
-                     f"{r['tokens_per_s']:,.0f} |")
+                     f"{r['tokens_per_s']:,.0f} | {f'{seconds:.1f}' if seconds else '-'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -174,6 +194,8 @@ def make_parser() -> OneLineParser:
     add("--warmup", type=int, help="steps (default: 1000, or 8.7 %% of a short run)")
     add("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="PEER",
         help=f"{', '.join(PEERS)} (default all; none may be given)")
+    add("--points", type=int, default=10, help="FVUs of a peer on its way (default 10)")
+    add("--target", type=float, help="FVU to be reached (default: the best peer's at the end)")
     add("--ours", nargs="+", default=[], metavar="RUN_DIR", help="run folders of megadict train")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -187,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     train_rows, held_out = load(options)
     steps = options.steps or int(options.epochs * len(train_rows) / options.batch)
-    if steps < 2 or min(options.n, options.k, options.batch) < 1 or options.k > options.n:
+    if steps < 2 or min(options.n, options.k, options.batch, options.points) < 1 or options.k > options.n:
         raise ToolError(USAGE, f"n {options.n}, k {options.k}, batch {options.batch}, {steps} "
                         "steps cannot be trained")
     if options.warmup is None:
@@ -197,7 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_ours(result, len(held_out), steps, options)
     results = ours + [run_peer(name, train_rows, held_out, steps, options)
                       for name in options.peers]
-    facts = {"data": Path(options.data).name, "train_rows": len(train_rows),
+    final = [r["fvu"] for r in results if r["name"] != "megadict"] or [r["fvu"] for r in results]
+    facts = {"target": options.target or min(final), "data": Path(options.data).name, "train_rows": len(train_rows),
              "eval_rows": len(held_out), "d_in": train_rows.shape[1], "n": options.n,
              "k": options.k, "batch": options.batch, "steps": steps, "warmup": options.warmup,
              "normalize": options.normalize, "seed": options.seed, "threads": options.threads}
