@@ -101,8 +101,10 @@ def run_peer(name: str, train_rows, held_out, steps: int, options) -> dict:
             seconds += time.monotonic() - start
             progress.advance(options.batch)
             if step in points:
-                curve.append((seconds, peers.measure(trainer.reconstruct, held_out,
-                                                     options.n)["fvu"]))
+                trainer.end()
+                found = peers.measure(trainer.reconstruct, held_out, options.n)
+                curve.append((seconds, found["fvu"]))
+                trainer.go_on()
         trainer.end()
     progress.close()
     final = peers.measure(trainer.reconstruct, held_out, options.n)

@@ -37,7 +37,17 @@ def active(index: torch.Tensor, on: torch.Tensor, n: int) -> torch.Tensor:
     return torch.zeros(len(index), n, dtype=torch.bool).scatter_(1, index.long(), on)
 
 
-class Sparsify:
+class Driver:
+    """step(x) trains, reconstruct(x) judges; end() comes before judging, go_on() before more."""
+
+    def end(self):
+        pass
+
+    def go_on(self):
+        pass
+
+
+class Sparsify(Driver):
     """sparsify's module, optimiser and schedule, in the order of its Trainer's step: unit decoder,
     forward, FVU of the batch, parallel gradient removed, step. Its Trainer itself takes tokens."""
 
@@ -87,12 +97,16 @@ class Sparsify:
         if hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # schedule-free: from the point of the gradient to the average
 
+    def go_on(self):
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
+
     def reconstruct(self, x: torch.Tensor):
         out = self.sae(x)
         return out.sae_out, active(out.latent_indices, out.latent_acts > 0, self.n)
 
 
-class DictionaryLearning:
+class DictionaryLearning(Driver):
     """dictionary_learning's TopKTrainer."""
 
     def __init__(self, width: int, settings: Settings):
@@ -114,15 +128,12 @@ class DictionaryLearning:
         self.trainer.update(self.steps, x)
         self.steps += 1
 
-    def end(self):
-        pass
-
     def reconstruct(self, x: torch.Tensor):
         xhat, codes = self.trainer.ae(x, output_features=True)
         return xhat, codes > 0
 
 
-class SaeLens:
+class SaeLens(Driver):
     """sae-lens' TopKTrainingSAE under its SAETrainer. Its sparse codes have no backward pass on a
     CPU together with rescaling by the decoder's norm, its default, and are no faster without."""
 
@@ -149,15 +160,12 @@ class SaeLens:
         self.trainer.step(x)
         self.trainer.n_training_steps += 1
 
-    def end(self):
-        pass
-
     def reconstruct(self, x: torch.Tensor):
         codes = self.sae.encode(x)
         return self.sae.decode(codes), codes > 0
 
 
-class EagerTopK:
+class EagerTopK(Driver):
     """What one writes by hand: dense codes, autograd, projection, fused Adam, unit decoder rows."""
 
     def __init__(self, width: int, settings: Settings):
@@ -178,9 +186,6 @@ class EagerTopK:
             self.optimizer.step()
             self.optimizer.zero_grad()
             w_dec.div_(w_dec.norm(dim=1, keepdim=True))
-
-    def end(self):
-        pass
 
     def reconstruct(self, x: torch.Tensor):
         xhat, codes = topk_forward(self.parts, self.k, x)
