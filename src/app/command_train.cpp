@@ -209,7 +209,7 @@ int run_train(Launch& launch, const Args& args) {
   TrainJob job{.data_config = config.data,
                .model = config.model,
                .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps(),
-                        config.mesh.exchange, config.run.deterministic},
+                        config.mesh.exchange, config.run.deterministic, config.mesh.overlap},
                .kernels = config.kernels,
                .encode_was_auto = source_of(settings, "kernels.encode") == "resolved",
                .run = config.run,

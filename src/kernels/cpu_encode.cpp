@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/background.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/fp32_tile.h"
 #include "kernels/memory.h"
@@ -77,6 +78,7 @@ class Unit {
                         },
                         &at};
         tile.run(w, bias, d_, first, std::min(l, first + chunk), block);
+        give_way();
       }
   }
 

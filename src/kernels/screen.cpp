@@ -10,6 +10,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/background.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/order.h"
 #include "kernels/vector_ops.h"
@@ -151,6 +152,7 @@ struct Screen::Pass {
                        },
                        &at};
         tile.run(w, bias, first, std::min(w.rows, first + chunk), block);
+        give_way();
       }
   }
 
