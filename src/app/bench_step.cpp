@@ -90,6 +90,7 @@ BenchReport bench_step(Communicator& world, const StepBench& options) {
   config.optim.lr = 1e-4;
   config.optim.warmup_steps = 0;
   config.total_steps = options.repeats + 2;
+  config.exchange = options.exchange;
   config.overlap = options.mesh.overlap;
   config.dead.auxk_alpha = options.k_aux > 0 ? 1.0 / 32 : 0;
   config.dead.k_aux = options.k_aux;
@@ -116,9 +117,9 @@ BenchReport bench_step(Communicator& world, const StepBench& options) {
   }
   BenchReport report;
   report.title = fmt::format(
-      "step: mesh {}, {} rows ({} at once{}) of width {}, {} latents, k {}, {}, encode {}, "
+      "step: mesh {} ({}), {} rows ({} at once{}) of width {}, {} latents, k {}, {}, encode {}, "
       "kernels {} {}, {} dead",
-      mesh.name(), options.rows, options.micro > 0 ? options.micro : options.rows,
+      mesh.name(), options.exchange, options.rows, options.micro > 0 ? options.micro : options.rows,
       options.mesh.overlap ? ", overlapped" : "", options.width, options.latents, options.k,
       options.optimiser, options.encode, kernels_for(x).name, name_of(isa_in_use()), options.dead);
   for (size_t s = 0; s < std::size(kStages); ++s)

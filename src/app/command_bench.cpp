@@ -112,6 +112,7 @@ OptionSet step_options(BenchOptions& own) {
        {"mesh.data", &step.mesh.data, "ranks", "parts of the batch; 0 = auto", between(0, 1048576)},
        {"mesh.feature", &step.mesh.feature, "ranks", "parts of the dictionary; 0 = auto",
         between(0, 1048576)},
+       {"mesh.exchange", &step.exchange, "", "as in train", one_of({"gradients", "tokens"})},
        {"mesh.overlap", &step.mesh.overlap, "", "as in train"}});
   return set;
 }

@@ -239,13 +239,13 @@ void Communicator::barrier(const char* name) {
 Pending Communicator::start_all_gather(ConstBufferView mine, BufferView all, const char* name) {
   Call call(*this, {"all_gather", name, mine.dtype, mine.count});
   begin_all_gather(call, mine, all);
-  return {*this, name, do_start_all_gather(mine, all)};
+  return {*this, "all_gather", name, do_start_all_gather(mine, all)};
 }
 
 Pending Communicator::start_reduce_scatter(ConstBufferView all, BufferView mine, const char* name) {
   Call call(*this, {"reduce_scatter", name, mine.dtype, mine.count, "sum"});
   begin_reduce_scatter(call, all, mine);
-  return {*this, name, do_start_reduce_scatter(all, mine)};
+  return {*this, "reduce_scatter", name, do_start_reduce_scatter(all, mine)};
 }
 
 Pending Communicator::start_all_to_all_v(ConstBufferView send,
@@ -254,7 +254,7 @@ Pending Communicator::start_all_to_all_v(ConstBufferView send,
                                          const char* name) {
   Call call(*this, {"all_to_all_v", name, send.dtype});
   begin_all_to_all_v(call, send, send_counts, recv, recv_counts);
-  return {*this, name, do_start_all_to_all_v(send, send_counts, recv, recv_counts)};
+  return {*this, "all_to_all_v", name, do_start_all_to_all_v(send, send_counts, recv, recv_counts)};
 }
 
 std::unique_ptr<Underway> Communicator::do_start_all_gather(ConstBufferView mine, BufferView all) {
@@ -294,8 +294,9 @@ double background_seconds() {
 Pending::Pending() noexcept = default;
 Pending::Pending(Pending&& other) noexcept = default;
 
-Pending::Pending(Communicator& owner, const char* name, std::unique_ptr<Underway> underway)
-    : owner_(&owner), name_(name), underway_(std::move(underway)) {
+Pending::Pending(Communicator& owner, const char* kind, const char* name,
+                 std::unique_ptr<Underway> underway)
+    : owner_(&owner), kind_(kind), name_(name), underway_(std::move(underway)) {
   if (underway_ == nullptr) return;
   moving.push_back(underway_.get());
   set_background(move_all);
@@ -304,6 +305,7 @@ Pending::Pending(Communicator& owner, const char* name, std::unique_ptr<Underway
 Pending& Pending::operator=(Pending&& other) noexcept {
   wait();
   owner_ = other.owner_;
+  kind_ = other.kind_;
   name_ = other.name_;
   underway_ = std::move(other.underway_);
   return *this;
@@ -319,7 +321,7 @@ Pending::~Pending() {
 
 void Pending::wait() {
   if (underway_ == nullptr) return;
-  const Communicator::Call call(*owner_, {"wait for", name_});
+  const Communicator::Call call(*owner_, {kind_, name_});
   std::erase(moving, underway_.get());
   if (moving.empty()) set_background(nullptr);
   underway_->finish();

@@ -55,10 +55,11 @@ class Pending {
 
  private:
   friend class Communicator;
-  Pending(Communicator& owner, const char* name, std::unique_ptr<Underway> underway);
+  Pending(Communicator& owner, const char* kind, const char* name,
+          std::unique_ptr<Underway> underway);
 
   Communicator* owner_ = nullptr;
-  const char* name_ = "";
+  const char *kind_ = "", *name_ = "";
   std::unique_ptr<Underway> underway_;
 };
 

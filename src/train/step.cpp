@@ -21,6 +21,7 @@
 #include "train/exchange.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
+#include "train/threshold.h"
 #include "train/update.h"
 
 namespace megadict {
@@ -133,6 +134,7 @@ void encode(Step& step, Micro& micro) {
   const auto check = rows_to_check(step, micro.rows, micro.batch.micro);
   micro.fwd = encode_rows(step.mesh, step.state.dictionary, micro.rows,
                           {EncodeFor::training, screen_of(step), check});
+  micro.rows.x_bd.reset();
   step.seconds.encode += micro.fwd.encode_s;
   step.sums.l0 += micro.fwd.codes.nnz();
   step.least = micro.fwd.least;
@@ -299,15 +301,6 @@ void update_ema(double decay, TrainState& state) {
   state.ema_b_dec.lerp_(state.dictionary.b_dec_d, weight);
 }
 
-// Averages over about the last tenth of the steps so far, and no more than 1000: the field's decay
-// of .999 from step 10,000 on, while a shorter run does not remember how it started.
-void update_threshold(double least, TrainState& state) {
-  if (least <= 0) return;
-  double& threshold = state.dictionary.threshold;
-  const double weight = std::max(1e-3, 10 / (static_cast<double>(state.step) + 10));
-  threshold += (threshold > 0 ? weight : 1) * (least - threshold);
-}
-
 StepResult result_of(const Step& step, const StepSums& total, int64_t rows, double aux_loss) {
   const auto b = static_cast<double>(rows);
   StepResult out;
@@ -335,7 +328,10 @@ StepWorkspace make_workspace(const TrainState& state, const std::string& encode)
                      at::zeros({state.dictionary.latents.size()}, options.dtype(at::kBool)),
                      {},
                      {}};
-  if (encode == "screen_int8") work.screen.emplace(state.dictionary.w_enc_ld);
+  if (encode == "screen_int8") {
+    work.screen.emplace(state.dictionary.w_enc_ld);
+    work.screen->remember(state.screen);
+  }
   return work;
 }
 
@@ -365,7 +361,10 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   StepResult result = result_of(step, step.sums, batch_rows, aux.loss);
   result.lr = lr;
   result.grad_norm = updated.norm;
-  if (workspace.screen) result.screen = workspace.screen->take_stats();
+  if (workspace.screen) {
+    result.screen = workspace.screen->take_stats();
+    state.screen = workspace.screen->memory();
+  }
   if (!result.finite) return result;
   update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);
