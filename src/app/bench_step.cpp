@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -79,6 +80,26 @@ constexpr Stage kStages[] = {{"rows", &StageSeconds::rows},     {"encode", &Stag
                              {"decode", &StageSeconds::decode}, {"auxk", &StageSeconds::auxk},
                              {"update", &StageSeconds::update}, {"step", &StageSeconds::step}};
 
+// Seconds of steps of one way, each.
+struct Samples {
+  std::array<std::vector<double>, std::size(kStages)> stages;
+  std::vector<double> calls, moved;  // in collectives; meanwhile
+
+  void add(const StageSeconds& step, double in_calls, double meanwhile) {
+    for (size_t s = 0; s < std::size(kStages); ++s) stages[s].push_back(step.*kStages[s].seconds);
+    calls.push_back(in_calls);
+    moved.push_back(meanwhile);
+  }
+
+  void report(int64_t rows, const std::string& prefix, BenchReport& out) const {
+    for (size_t s = 0; s < std::size(kStages); ++s)
+      out.lines.push_back(
+          line_of(prefix + kStages[s].name, stages[s], static_cast<double>(rows), "rows/s"));
+    out.lines.push_back(line_of(prefix + "in collectives", calls, 0, ""));
+    if (!prefix.empty()) out.lines.push_back(line_of("moved meanwhile", moved, 0, ""));
+  }
+};
+
 }  // namespace
 
 BenchReport bench_step(Communicator& world, const StepBench& options) {
@@ -89,16 +110,17 @@ BenchReport bench_step(Communicator& world, const StepBench& options) {
   config.optim.name = options.optimiser;
   config.optim.lr = 1e-4;
   config.optim.warmup_steps = 0;
-  config.total_steps = options.repeats + 2;
+  config.total_steps = 2 * options.repeats + 2;
   config.exchange = options.exchange;
-  config.overlap = options.mesh.overlap;
   config.dead.auxk_alpha = options.k_aux > 0 ? 1.0 / 32 : 0;
   config.dead.k_aux = options.k_aux;
   config.dead.window_tokens = 1;
   StepWorkspace workspace = make_workspace(state, options.encode);
-  std::vector<std::vector<double>> seconds(std::size(kStages));
-  std::vector<double> calls, moved;  // in collectives; meanwhile
-  for (int i = 0; i < options.repeats + 2; ++i) {
+  // By turns, so that both meet the same machine.
+  const int ways = options.mesh.overlap ? 2 : 1;
+  std::array<Samples, 2> samples;
+  for (int i = 0; i < options.repeats * ways + 2; ++i) {
+    config.overlap = i % ways == 1;
     // The first latents of a shard are dead, the others fire.
     state.tokens_since_fired_l.zero_();
     const Range dead{0, std::clamp<int64_t>(options.dead - state.dictionary.latents.begin, 0,
@@ -110,23 +132,19 @@ BenchReport bench_step(Communicator& world, const StepBench& options) {
         mesh, config, [&] { return micro_batch(mesh, options, x, micro++); }, false, state,
         workspace);
     if (i < 2) continue;  // memory, the screen's threshold
-    calls.push_back(communication_seconds(mesh) - calls_s);
-    moved.push_back(background_seconds() - moved_s);
-    for (size_t s = 0; s < std::size(kStages); ++s)
-      seconds[s].push_back(result.seconds.*kStages[s].seconds);
+    samples[config.overlap].add(result.seconds, communication_seconds(mesh) - calls_s,
+                                background_seconds() - moved_s);
   }
   BenchReport report;
   report.title = fmt::format(
       "step: mesh {} ({}), {} rows ({} at once{}) of width {}, {} latents, k {}, {}, encode {}, "
       "kernels {} {}, {} dead",
       mesh.name(), options.exchange, options.rows, options.micro > 0 ? options.micro : options.rows,
-      options.mesh.overlap ? ", overlapped" : "", options.width, options.latents, options.k,
-      options.optimiser, options.encode, kernels_for(x).name, name_of(isa_in_use()), options.dead);
-  for (size_t s = 0; s < std::size(kStages); ++s)
-    report.lines.push_back(
-        line_of(kStages[s].name, seconds[s], static_cast<double>(options.rows), "rows/s"));
-  report.lines.push_back(line_of("in collectives", calls, 0, ""));
-  if (options.mesh.overlap) report.lines.push_back(line_of("moved meanwhile", moved, 0, ""));
+      options.mesh.overlap ? ", overlapped by turns" : "", options.width, options.latents,
+      options.k, options.optimiser, options.encode, kernels_for(x).name, name_of(isa_in_use()),
+      options.dead);
+  samples[0].report(options.rows, "", report);
+  if (ways == 2) samples[1].report(options.rows, "overlapped ", report);
   return report;
 }
 

@@ -113,7 +113,7 @@ OptionSet step_options(BenchOptions& own) {
        {"mesh.feature", &step.mesh.feature, "ranks", "parts of the dictionary; 0 = auto",
         between(0, 1048576)},
        {"mesh.exchange", &step.exchange, "", "as in train", one_of({"gradients", "tokens"})},
-       {"mesh.overlap", &step.mesh.overlap, "", "as in train"}});
+       {"mesh.overlap", &step.mesh.overlap, "", "as in train; by turns with steps that do not"}});
   return set;
 }
 

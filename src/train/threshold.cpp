@@ -28,8 +28,8 @@ double calibrated_threshold(const Mesh& mesh, const ShardIndex& data, std::span<
   int64_t batches = 0;
   for (size_t first = 0; first + batch <= rows.size(); first += batch) {
     const MicroBatch micro = read_owned(mesh, data, rows.subspan(first, batch));
-    const Rows gathered = gather_rows(mesh, micro, dictionary.d, state.normalization,
-                                      dictionary.w_enc_ld.device());
+    const Rows gathered =
+        gather_rows(mesh, micro, dictionary.d, state.normalization, dictionary.w_enc_ld.device());
     const double least = encode_rows(mesh, dictionary, gathered, {EncodeFor::training}).least;
     if (least <= 0) continue;
     sum += least;
