@@ -32,8 +32,9 @@ Counts counted(const Config& config, const ShardIndex& data, bool all_dead) {
   TrainJob job;
   job.data_config = config.data;
   job.model = config.model;
-  job.step = {config.optim, config.dead,          0,
-              plan.steps(), config.mesh.exchange, config.run.deterministic};
+  job.step = {config.optim,       config.dead,          0,
+              plan.steps(),       config.mesh.exchange, config.run.deterministic,
+              config.mesh.overlap};
   job.data = &data;
   job.plan = &plan;
   TrainState state = start_state(mesh, job);
@@ -144,6 +145,8 @@ TEST(PlanCounts, SizesThatDoNotDivide) {
   config.data.micro_batch_size = 17;
   config.model.n_latents = 103;
   compare(config, false);
+  compare(config, true);
+  config.mesh.overlap = true;
   compare(config, true);
 }
 

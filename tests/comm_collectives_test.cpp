@@ -6,6 +6,7 @@
 
 #include <functional>
 
+#include "base/background.h"
 #include "base/error.h"
 #include "comm/backends.h"
 #include "comm/mesh.h"
@@ -107,6 +108,42 @@ void all_gather_is_right(Communicator& comm, DType dtype, int64_t count) {
   EXPECT_EQ(comm.counts().at("gather").bytes, full * (comm.size() - 1) / comm.size());
 }
 
+// Three at once with a blocking call in between, waited for in another order than started.
+void halves_are_right(Communicator& comm, DType dtype, int64_t count) {
+  const int64_t p = comm.size();
+  const Values mine = samples(dtype, count, comm.rank());
+  const Values all = samples(dtype, count * p, comm.rank());
+  Values gathered(dtype, count * p), block(dtype, count), exchanged(dtype, count * p), sum = mine;
+  const std::vector<int64_t> counts(static_cast<size_t>(p), count);
+  Pending gather = comm.start_all_gather(mine.view(), gathered.view(), "gather");
+  Pending scatter;
+  if (can_reduce(dtype)) {
+    scatter = comm.start_reduce_scatter(all.view(), block.view(), "scatter");
+    comm.all_reduce(sum.view(), ReduceOp::sum, "reduce");
+  }
+  Pending exchange =
+      comm.start_all_to_all_v(all.view(), counts, exchanged.view(), counts, "exchange");
+  give_way();
+  exchange.wait();
+  gather.wait();
+  scatter.wait();
+  scatter.wait();  // there is nothing to wait for any more
+  for (int r = 0; r < p; ++r)
+    for (int64_t i = 0; i < count; ++i) {
+      EXPECT_EQ(gathered.get(r * count + i), sample_value(r, i));
+      EXPECT_EQ(exchanged.get(r * count + i), sample_value(r, comm.rank() * count + i));
+    }
+  for (int64_t i = 0; i < count && can_reduce(dtype); ++i) {
+    EXPECT_EQ(block.get(i), reduced(ReduceOp::sum, comm.size(), comm.rank() * count + i));
+    EXPECT_EQ(sum.get(i), reduced(ReduceOp::sum, comm.size(), i));
+  }
+  for (const char* name : {"gather", "scatter", "exchange"}) {
+    if (comm.counts().count(name) == 0) continue;  // not reduced
+    EXPECT_EQ(comm.counts().at(name).bytes, bytes_of(dtype, count) * (p - 1));
+    EXPECT_EQ(comm.counts().at(name).calls, 1);
+  }
+}
+
 void reduce_scatter_is_right(Communicator& comm, DType dtype, int64_t count) {
   if (!can_reduce(dtype)) return;
   const Values all = samples(dtype, count * comm.size(), comm.rank());
@@ -174,9 +211,13 @@ struct Check {
 };
 
 constexpr Check kChecks[] = {
-    {"all_reduce", all_reduce_is_right},         {"all_gather", all_gather_is_right},
-    {"reduce_scatter", reduce_scatter_is_right}, {"all_to_all", all_to_all_is_right},
-    {"all_to_all_v", all_to_all_v_is_right},     {"broadcast", broadcast_is_right},
+    {"all_reduce", all_reduce_is_right},
+    {"all_gather", all_gather_is_right},
+    {"reduce_scatter", reduce_scatter_is_right},
+    {"all_to_all", all_to_all_is_right},
+    {"all_to_all_v", all_to_all_v_is_right},
+    {"broadcast", broadcast_is_right},
+    {"halves", halves_are_right},
 };
 
 class Collectives : public ::testing::TestWithParam<Check> {};

@@ -31,6 +31,24 @@ TEST(Watchdog, NamesARankThatDoesNotCome) {
   EXPECT_EQ(occurrences(outcome.text, "lasts longer"), 1) << outcome.text;
 }
 
+// Over NCCL the start does everything, and nobody waits for the other half.
+TEST(Watchdog, NamesARankThatIsBetweenTheHalvesOfACollective) {
+  const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, "computes 2");
+  EXPECT_EQ(outcome.code, 5);
+  EXPECT_THAT(
+      outcome.text,
+      AnyOf(ContainsRegex("all_gather 'rows' on axis feature, step 12 lasts longer than 1.5 "
+                          "s. behind on this node: rank 2 .pid [0-9]* left all_gather "
+                          "'rows'"),
+            ContainsRegex("barrier 'end of program' .* behind on this node: rank 2")));
+}
+
+TEST(OneRanksError, EndsAllThatWaitForTheOtherHalf) {
+  const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, "computes 1 fails");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.text, ContainsRegex("megadict: rank 1 .*: this rank cannot go on"));
+}
+
 TEST(Watchdog, EndsAStoppedRank) {
   for (const int rank : {0, 1}) {
     const Outcome outcome = job(3, MEGADICT_TEST_PROGRAM, fmt::format("stops {}", rank));

@@ -354,6 +354,17 @@ TEST(FixedPoint, SumsDoNotOverflowAndDoNotDependOnOrder) {
     EXPECT_EQ(rounded(x), static_cast<int64_t>(std::nearbyint(x))) << x;
 }
 
+TEST(FixedPoint, KnowsHowMuchTheTermsAddUpTo) {
+  for (double largest : {1e-30, 0.7, 3.0, 1e12})
+    for (double terms : {1.0, 2.5, 4096.0, 3e7}) {
+      const FixedPoint unit = fixed_point_within(largest, largest * terms);
+      EXPECT_LE(largest * unit.up, std::exp2(51));
+      EXPECT_LE(largest * terms * unit.up, std::exp2(62));
+      EXPECT_GE(largest * unit.up * 4, std::min(std::exp2(51), std::exp2(62) / terms));
+    }
+  EXPECT_EQ(fixed_point_within(0, 0).up, 1);
+}
+
 TEST(FixedPoint, LargestMagnitudeSeesWhatIsNotFinite) {
   at::Tensor x = at::zeros({3, 700000});
   EXPECT_EQ(largest_magnitude(x.narrow(0, 0, 0)), 0);

@@ -14,70 +14,110 @@ namespace {
 
 constexpr int kSteps = 30;
 
-// This rank's rows of W_enc, W_dec, b_enc and all of b_dec after the steps; `latents`: which.
-struct Trained {
-  Range latents;
-  std::vector<at::Tensor> weights;
+// What a run has besides its case.
+struct Trial {
+  Case c;
+  DType rows = DType::f32;
+  double ema = 0;
+  bool normalise = false;  // centred and scaled
 };
 
-Trained train(const Case& c, Communicator& world, const MeshConfig& shape, bool deterministic) {
+// This rank's rows of W_enc, W_dec, b_enc and all of b_dec after the steps; with ema also their
+// averages, of the rows it owns. `latents`, `own`: which.
+struct Trained {
+  Range latents, own;
+  std::vector<at::Tensor> weights, averages;
+  double threshold;
+};
+
+Trained train(const Trial& run, Communicator& world, const MeshConfig& shape, bool deterministic) {
+  const Case& c = run.c;
   Bench bench(c, small_problem(c), world, shape);
+  TrainState& state = bench.state;
+  bench.stored = run.rows;
   bench.config.deterministic = deterministic;
   bench.config.optim.lr = 0.01;
   bench.config.dead.window_tokens = 4 * c.batch;
   bench.config.total_steps = kSteps;
-  StepWorkspace workspace = make_workspace(bench.state, c.encode);
+  if (run.normalise)
+    state.normalization = {0.37, std::vector<float>(static_cast<size_t>(state.dictionary.d), 0.2f)};
+  if (run.ema > 0) {
+    const at::Tensor counters = state.tokens_since_fired_l;
+    reset_optimiser(bench.mesh, optimiser_named(c.optimiser), true, state);
+    state.tokens_since_fired_l = counters;
+    bench.config.optim.ema = run.ema;
+  }
+  StepWorkspace workspace = make_workspace(state, c.encode);
   for (int step = 0; step < kSteps; ++step)
     EXPECT_TRUE(step_of(bench, c, workspace).finite) << bench.mesh.name();
-  const Dictionary& d = bench.state.dictionary;
-  return {d.latents, {d.w_enc_ld, d.w_dec_ld, d.b_enc_l, d.b_dec_d}};
+  const Dictionary& d = state.dictionary;
+  Trained out{d.latents,
+              {d.latents.begin + state.own.begin, d.latents.begin + state.own.end},
+              {d.w_enc_ld, d.w_dec_ld, d.b_enc_l, d.b_dec_d},
+              {},
+              d.threshold};
+  if (run.ema > 0) {
+    out.averages = {state.ema_w_enc, d.tied() ? state.ema_w_enc : state.ema_w_dec, state.ema_b_enc,
+                    state.ema_b_dec};
+    EXPECT_FALSE(at::equal(out.averages[3], d.b_dec_d));
+  }
+  return out;
 }
 
-bool equal(const Trained& mine, const Trained& alone) {
-  bool same = at::equal(mine.weights[3], alone.weights[3]);
+// `alone`: of all latents.
+bool equal(const std::vector<at::Tensor>& mine, Range latents,
+           const std::vector<at::Tensor>& alone) {
+  if (mine.empty()) return alone.empty();
+  bool same = at::equal(mine[3], alone[3]);
   for (size_t i = 0; i < 3; ++i)
-    same = same && at::equal(mine.weights[i],
-                             alone.weights[i].narrow(0, mine.latents.begin, mine.latents.size()));
+    same = same && at::equal(mine[i], alone[i].narrow(0, latents.begin, latents.size()));
   return same;
 }
 
-class Deterministic : public testing::TestWithParam<Case> {};
+bool equal(const Trained& mine, const Trained& alone) {
+  return mine.threshold == alone.threshold && equal(mine.weights, mine.latents, alone.weights) &&
+         equal(mine.averages, mine.own, alone.averages);
+}
+
+class Deterministic : public testing::TestWithParam<Trial> {};
 
 TEST_P(Deterministic, EveryMeshGivesTheBitsOfOneRank) {
-  const Case c = GetParam();
+  const Trial run = GetParam();
   std::unique_ptr<Communicator> self = make_self_communicator("world");
   at::set_num_threads(1);
-  const Trained alone = train(c, *self, {1, 1}, true);
+  const Trained alone = train(run, *self, {1, 1}, true);
   for (const MeshConfig& shape : meshes_of_ranks(test_world().size()))
     // Two threads a rank only where there is one rank: more threads than cores would spin.
     for (int threads = 1; threads <= (test_world().size() == 1 ? 2 : 1); ++threads) {
       at::set_num_threads(threads);
-      EXPECT_TRUE(equal(train(c, test_world(), shape, true), alone))
-          << c.name << " on " << shape.data << "x" << shape.feature << ", " << threads
+      EXPECT_TRUE(equal(train(run, test_world(), shape, true), alone))
+          << run.c.name << " on " << shape.data << "x" << shape.feature << ", " << threads
           << " threads";
     }
   at::set_num_threads(1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, Deterministic,
-                         testing::Values(Case{"topk", "topk", "linear", 61, 0, 0},
-                                         Case{"topk_auxk_lazy", "topk", "linear", 61, 0, 1.0 / 32,
-                                              "fp32", "tokens", "adam_b1_0"},
-                                         Case{"topk_auxk_micro", "topk", "linear", 61, 16,
-                                              1.0 / 32},
-                                         Case{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32},
-                                         Case{"relu_sign", "relu", "linear", 37, 10, 1.0 / 32,
-                                              "fp32", "tokens", "sign_sgd"},
-                                         Case{"one_row", "topk", "linear", 1, 0, 1.0 / 32}),
-                         [](const auto& row) { return row.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Deterministic,
+    testing::Values(
+        Trial{{"topk", "topk", "linear", 61, 0, 0}},
+        Trial{{"topk_auxk_lazy", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam_b1_0"}},
+        Trial{{"topk_auxk_micro", "topk", "linear", 61, 16, 1.0 / 32}},
+        Trial{{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32}},
+        Trial{{"relu_sign", "relu", "linear", 37, 10, 1.0 / 32, "fp32", "tokens", "sign_sgd"}},
+        Trial{{"one_row", "topk", "linear", 1, 0, 1.0 / 32}},
+        Trial{{"batchtopk_ema", "batchtopk", "linear", 61, 0, 1.0 / 32}, DType::f32, 0.9},
+        Trial{{"half_normalised", "topk", "linear", 61, 16, 0}, DType::f16, 0, true},
+        Trial{{"bfloat_tied_ema", "topk", "tied", 61, 0, 0}, DType::bf16, 0.99, true}),
+    [](const auto& row) { return row.param.c.name; });
 
 TEST(NotDeterministic, OtherMeshesGiveOtherBits) {
   if (test_world().size() == 1) return;
-  const Case c{"fast", "topk", "linear", 61, 0, 0};
+  const Trial run{{"fast", "topk", "linear", 61, 0, 0}};
   std::unique_ptr<Communicator> self = make_self_communicator("world");
   at::set_num_threads(1);
-  EXPECT_FALSE(equal(train(c, test_world(), {1, test_world().size()}, false),
-                     train(c, *self, {1, 1}, false)));
+  EXPECT_FALSE(equal(train(run, test_world(), {1, test_world().size()}, false),
+                     train(run, *self, {1, 1}, false)));
 }
 
 TEST(Deterministic, ValuesThatAreNotFiniteEndTheStepOnEveryRank) {

@@ -1,7 +1,10 @@
 // A step in its steady state gets no large block from the system: neither for tensors nor through
 // operator new, which this program counts.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+
+#include <omp.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -17,7 +20,10 @@ constexpr size_t kLarge = 64 << 10;
 std::atomic<bool> counting = false;
 std::atomic<int> large_blocks = 0;
 
+std::atomic<bool> failing = false;  // inside OpenMP regions
+
 void* counted(size_t bytes) {
+  if (failing && omp_in_parallel()) throw std::bad_alloc();
   if (counting && bytes > kLarge) ++large_blocks;
   if (void* block = std::malloc(bytes)) return block;
   throw std::bad_alloc();
@@ -73,6 +79,61 @@ TEST_P(SteadyState, GetsNoLargeBlock) {
   EXPECT_GT(memory_use().held, 0);
   release_free_memory();
   EXPECT_EQ(memory_use().free, 0);
+}
+
+struct Region {
+  const char* name;
+  void (*run)();
+};
+
+const Region kRegions[] = {
+    {"topk",
+     [] {
+       kCpuKernels.topk({random({300, 24}, 1), random({131, 24}, 2), random({131}, 3)}, 5);
+     }},
+    {"above",
+     [] {
+       kCpuKernels.above({random({300, 24}, 1), random({131, 24}, 2), random({131}, 3)}, 0);
+     }},
+    {"kth",
+     [] {
+       at::Tensor tau, cut;
+       kCpuKernels.kth(std::get<0>(random({3, 64, 7}, 4).sort(2, true)).contiguous(), 5, tau, cut);
+     }},
+    {"screen",
+     [] {
+       const at::Tensor w = random({131, 24}, 2), x = random({300, 24}, 1), bias = random({131}, 3);
+       Screen(w).topk({x, w, bias}, 5);
+     }},
+    {"step",
+     [] {
+       const Case c{"step", "topk", "linear", 61, 0, 0};
+       std::unique_ptr<Communicator> self = make_self_communicator("world");
+       Bench bench(c, small_problem(c), *self, {1, 1});
+       StepWorkspace workspace = make_workspace(bench.state, c.encode);
+       step_of(bench, c, workspace);
+     }},
+    {"start",
+     [] {
+       std::unique_ptr<Communicator> self = make_self_communicator("world");
+       ModelConfig model;
+       model.k = 5;
+       initialise(make_mesh(*self, {1, 1}), model, 131, {0, 131}, 131, random({300, 24}, 1), 0);
+     }},
+};
+
+// It would end the process.
+TEST(OutOfMemory, InsideARegionComesOutAsTheException) {
+  at::set_num_threads(2);
+  for (const Region& region : kRegions) {
+    SCOPED_TRACE(region.name);
+    EXPECT_NO_THROW(region.run());
+    failing = true;
+    EXPECT_THROW(region.run(), std::bad_alloc);
+    failing = false;
+    EXPECT_NO_THROW(region.run());
+  }
+  at::set_num_threads(1);
 }
 
 TEST(KeptMemory, LargeBlocksOfManySizesDoNotPileUp) {

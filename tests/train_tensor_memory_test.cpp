@@ -1,6 +1,7 @@
 // What a step through the tensor kernels needs beside the state: a bound that does not grow with
 // the latents times anything. Counted in bytes of tensors that live at the same time.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/Allocator.h>
 #include <gtest/gtest.h>
 
@@ -52,10 +53,12 @@ struct Bytes {
   int64_t state = 0, more = 0;  // more: at the peak of a step
 };
 
-Bytes bytes_of_a_step(int64_t latents, const char* decoder, const char* optimiser) {
+// `clip`: by gradient tensors, which live as long as the run and are not counted.
+Bytes bytes_of_a_step(int64_t latents, const char* decoder, const char* optimiser,
+                      const KernelSet* kernel_set = &kBounded, bool clip = false) {
   static CountedMemory memory;
   c10::SetAllocator(at::kCPU, &memory, /*priority=*/9);
-  const Case c{"", "topk", decoder, kRows, 0, 0, "fp32", "tokens", "adam", &kBounded};
+  const Case c{"", "topk", decoder, kRows, 0, 0, "fp32", "tokens", "adam", kernel_set};
   const KernelsOf kernels(c);
   const at::Tensor w_dec = unit_rows(random({latents, kWidth}, 1));
   Problem p{kActive,
@@ -70,6 +73,7 @@ Bytes bytes_of_a_step(int64_t latents, const char* decoder, const char* optimise
   std::unique_ptr<Communicator> self = make_self_communicator("world");
   Bench bench(c, p, *self, {1, 1});
   bench.config.optim.name = optimiser;
+  if (clip) bench.config.optim.clip_norm = 1e-3;
   reset_optimiser(bench.mesh, optimiser_named(optimiser), false, bench.state);
   StepWorkspace workspace = make_workspace(bench.state, c.encode);
   Bytes most;
@@ -77,7 +81,7 @@ Bytes bytes_of_a_step(int64_t latents, const char* decoder, const char* optimise
     const int64_t before = CountedMemory::reset_peak();
     train_step(
         bench.mesh, bench.config, [&] { return bench.micro(c, 0); }, false, bench.state, workspace);
-    most.more = std::max(most.more, CountedMemory::peak - before);
+    if (!clip || step > 0) most.more = std::max(most.more, CountedMemory::peak - before);
   }
   const Dictionary& d = bench.state.dictionary;
   for (const at::Tensor& t : {d.w_enc_ld, d.w_dec_ld, bench.state.w_enc.m, bench.state.w_enc.v,
@@ -104,6 +108,18 @@ TEST_P(TensorMemory, DoesNotGrowWithTheDictionary) {
   EXPECT_LE(many.more, bound(12'007));
 
   EXPECT_LE(many.more - few.more, 64 * (12'007 - 3'001));
+}
+
+// As many gradients as numbers in the dictionary are what `plan` counts, and no second copy of
+// them. Both sizes are beyond the blocks in which squares are summed.
+TEST_P(TensorMemory, OfAClippedStepDoesNotGrowEither) {
+  const auto& [decoder, optimiser] = GetParam();
+  at::set_num_threads(1);
+  for (const KernelSet* set : {&kBounded, &kCpuKernels}) {
+    const Bytes few = bytes_of_a_step(12'007, decoder, optimiser, set, true),
+                many = bytes_of_a_step(24'001, decoder, optimiser, set, true);
+    EXPECT_LE(many.more - few.more, 64 * (24'001 - 12'007)) << set->name;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, TensorMemory,

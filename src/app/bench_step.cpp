@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -51,15 +52,19 @@ TrainState make_state(const Mesh& mesh, const StepBench& options) {
   return state;
 }
 
-MicroBatch whole_batch(const Mesh& mesh, const StepBench& options, const at::Tensor& x) {
+MicroBatch micro_batch(const Mesh& mesh, const StepBench& options, const at::Tensor& x,
+                       int64_t index) {
+  const int64_t size = options.micro > 0 ? options.micro : options.rows, begin = index * size;
   MicroBatch out;
-  out.batch_rows = out.rows = options.rows;
-  out.last_of_step = true;
-  out.part = row_part(options.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
+  out.micro = index;
+  out.batch_rows = options.rows;
+  out.rows = std::min(size, options.rows - begin);
+  out.last_of_step = begin + out.rows == options.rows;
+  out.part = row_part(out.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                       mesh.feature_index);
   const int64_t width = options.width, owned = out.part.owned.size();
   out.data = Bytes(static_cast<size_t>(out.part.slot * width) * sizeof(float));
-  const int64_t first = out.part.row_range.begin + out.part.owned.begin;
+  const int64_t first = begin + out.part.row_range.begin + out.part.owned.begin;
   for (int64_t i = 0; i < owned; ++i) out.row_ids.push_back(first + i);
   if (owned > 0)
     std::memcpy(out.data.data(), x.const_data_ptr<float>() + first * width,
@@ -75,6 +80,26 @@ constexpr Stage kStages[] = {{"rows", &StageSeconds::rows},     {"encode", &Stag
                              {"decode", &StageSeconds::decode}, {"auxk", &StageSeconds::auxk},
                              {"update", &StageSeconds::update}, {"step", &StageSeconds::step}};
 
+// Seconds of steps of one way, each.
+struct Samples {
+  std::array<std::vector<double>, std::size(kStages)> stages;
+  std::vector<double> calls, moved;  // in collectives; meanwhile
+
+  void add(const StageSeconds& step, double in_calls, double meanwhile) {
+    for (size_t s = 0; s < std::size(kStages); ++s) stages[s].push_back(step.*kStages[s].seconds);
+    calls.push_back(in_calls);
+    moved.push_back(meanwhile);
+  }
+
+  void report(int64_t rows, const std::string& prefix, BenchReport& out) const {
+    for (size_t s = 0; s < std::size(kStages); ++s)
+      out.lines.push_back(
+          line_of(prefix + kStages[s].name, stages[s], static_cast<double>(rows), "rows/s"));
+    out.lines.push_back(line_of(prefix + "in collectives", calls, 0, ""));
+    if (!prefix.empty()) out.lines.push_back(line_of("moved meanwhile", moved, 0, ""));
+  }
+};
+
 }  // namespace
 
 BenchReport bench_step(Communicator& world, const StepBench& options) {
@@ -85,33 +110,41 @@ BenchReport bench_step(Communicator& world, const StepBench& options) {
   config.optim.name = options.optimiser;
   config.optim.lr = 1e-4;
   config.optim.warmup_steps = 0;
-  config.total_steps = options.repeats + 2;
+  config.total_steps = 2 * options.repeats + 2;
+  config.exchange = options.exchange;
   config.dead.auxk_alpha = options.k_aux > 0 ? 1.0 / 32 : 0;
   config.dead.k_aux = options.k_aux;
   config.dead.window_tokens = 1;
   StepWorkspace workspace = make_workspace(state, options.encode);
-  std::vector<std::vector<double>> seconds(std::size(kStages));
-  for (int i = 0; i < options.repeats + 2; ++i) {
+  // By turns, so that both meet the same machine.
+  const int ways = options.mesh.overlap ? 2 : 1;
+  std::array<Samples, 2> samples;
+  for (int i = 0; i < options.repeats * ways + 2; ++i) {
+    config.overlap = i % ways == 1;
     // The first latents of a shard are dead, the others fire.
     state.tokens_since_fired_l.zero_();
     const Range dead{0, std::clamp<int64_t>(options.dead - state.dictionary.latents.begin, 0,
                                             state.dictionary.latents.size())};
     state.tokens_since_fired_l.narrow(0, 0, dead.size()).fill_(options.rows);
+    int64_t micro = 0;
+    const double calls_s = communication_seconds(mesh), moved_s = background_seconds();
     const StepResult result = train_step(
-        mesh, config, [&] { return whole_batch(mesh, options, x); }, false, state, workspace);
+        mesh, config, [&] { return micro_batch(mesh, options, x, micro++); }, false, state,
+        workspace);
     if (i < 2) continue;  // memory, the screen's threshold
-    for (size_t s = 0; s < std::size(kStages); ++s)
-      seconds[s].push_back(result.seconds.*kStages[s].seconds);
+    samples[config.overlap].add(result.seconds, communication_seconds(mesh) - calls_s,
+                                background_seconds() - moved_s);
   }
   BenchReport report;
   report.title = fmt::format(
-      "step: mesh {}, {} rows of width {}, {} latents, k {}, {}, encode {}, "
+      "step: mesh {} ({}), {} rows ({} at once{}) of width {}, {} latents, k {}, {}, encode {}, "
       "kernels {} {}, {} dead",
-      mesh.name(), options.rows, options.width, options.latents, options.k, options.optimiser,
-      options.encode, kernels_for(x).name, name_of(isa_in_use()), options.dead);
-  for (size_t s = 0; s < std::size(kStages); ++s)
-    report.lines.push_back(
-        line_of(kStages[s].name, seconds[s], static_cast<double>(options.rows), "rows/s"));
+      mesh.name(), options.exchange, options.rows, options.micro > 0 ? options.micro : options.rows,
+      options.mesh.overlap ? ", overlapped by turns" : "", options.width, options.latents,
+      options.k, options.optimiser, options.encode, kernels_for(x).name, name_of(isa_in_use()),
+      options.dead);
+  samples[0].report(options.rows, "", report);
+  if (ways == 2) samples[1].report(options.rows, "overlapped ", report);
   return report;
 }
 

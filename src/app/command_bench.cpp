@@ -102,6 +102,7 @@ OptionSet step_options(BenchOptions& own) {
        {"n_latents", &step.latents, "latents", "size of the dictionary", between(1, 1e9)},
        {"k", &step.k, "latents", "active per row", between(1, 65536)},
        {"rows", &step.rows, "rows", "of the batch", between(1, 1e7)},
+       {"micro", &step.micro, "rows", "of a micro-batch; 0 = all", between(0, 1e7)},
        {"optimiser", &step.optimiser, "", "", one_of(names)},
        {"encode", &step.encode, "", "", one_of({"fp32", "screen_int8"})},
        {"set", &step.set, "", "of kernels: as kernels.set", one_of({"auto", "cpu", "tensor"})},
@@ -110,7 +111,9 @@ OptionSet step_options(BenchOptions& own) {
         between(0, 65536)},
        {"mesh.data", &step.mesh.data, "ranks", "parts of the batch; 0 = auto", between(0, 1048576)},
        {"mesh.feature", &step.mesh.feature, "ranks", "parts of the dictionary; 0 = auto",
-        between(0, 1048576)}});
+        between(0, 1048576)},
+       {"mesh.exchange", &step.exchange, "", "as in train", one_of({"gradients", "tokens"})},
+       {"mesh.overlap", &step.mesh.overlap, "", "as in train; by turns with steps that do not"}});
   return set;
 }
 

@@ -209,7 +209,7 @@ int run_train(Launch& launch, const Args& args) {
   TrainJob job{.data_config = config.data,
                .model = config.model,
                .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps(),
-                        config.mesh.exchange, config.run.deterministic},
+                        config.mesh.exchange, config.run.deterministic, config.mesh.overlap},
                .kernels = config.kernels,
                .encode_was_auto = source_of(settings, "kernels.encode") == "resolved",
                .run = config.run,
@@ -224,9 +224,10 @@ int run_train(Launch& launch, const Args& args) {
                .resume_from = start.checkpoint,
                .resume_config = start.config_path};
   // A start that is refused has written nothing.
-  resolve_field(settings, "kernels.isa", config.kernels.isa,
-                choose_kernels(launch.world(), config.kernels,
-                               source_of(settings, "kernels.isa") == "resolved"));
+  resolve_field(
+      settings, "kernels.isa", config.kernels.isa,
+      choose_kernels(launch.world(), config.kernels,
+                     source_of(settings, "kernels.isa") == "resolved", config.run.deterministic));
   TrainState state = start_state(mesh, job);
   job.kernels.encode = choose_encode(mesh, job, state);
   resolve_field(settings, "kernels.encode", config.kernels.encode, job.kernels.encode);

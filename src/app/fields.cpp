@@ -152,6 +152,8 @@ Fields mesh_and_debug_fields(MeshConfig& mesh, DebugConfig& debug) {
       {"mesh.exchange", &mesh.exchange, "",
        "what crosses the data axis: row gradients, or tokens and codes; auto = the fewer bytes",
        one_of({"auto", "gradients", "tokens"})},
+      {"mesh.overlap", &mesh.overlap, "",
+       "a micro-batch's messages move while the next are encoded; the same bits, more memory"},
       {"debug.watchdog_s", &debug.watchdog_s, "s", "a longer collective ends the job; 0 = never",
        between(0, 1e7)},
       {"debug.check_collectives", &debug.check_collectives, "",

@@ -145,10 +145,14 @@ int64_t encode_bytes(const PlanInput& in, int64_t latents) {
   return hits + (screened ? QuantisedRows::padded(in.width) : kFloat * in.width);
 }
 
+bool updates_in_one_pass(const PlanInput& in, int data_size) {
+  return !in.clips && (data_size == 1 || in.tokens);
+}
+
 // What the one pass keeps of the batch's other micro-batches and, where tokens are exchanged, of
 // the other data rows: x - b_dec, gradients and codes.
 int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
-  if (in.clips || (data_size > 1 && !in.tokens)) return 0;
+  if (!updates_in_one_pass(in, data_size)) return 0;
   int64_t rows = 0;
   for (int64_t begin = 0; begin < in.batch; begin += in.micro)
     rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
@@ -158,13 +162,26 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
 }
 
+// What more micro-batches than one hold while their exchanges overlap: the next one's rows, and of
+// those before it what kept_bytes() does not count.
+int64_t overlap_bytes(const PlanInput& in, int64_t rows, int data_size, int feature_size) {
+  if (!in.overlap || in.micro >= in.batch) return 0;
+  const int64_t raw = in.sample_bytes * in.width, vector = kFloat * in.width;
+  int64_t of_row = raw + vector;
+  if (data_size > 1) of_row += 4 * raw + vector;
+  if (!updates_in_one_pass(in, data_size))
+    of_row += 3 * (2 * vector + 2 * kFloat * (codes_of_row(in, in.latents) / feature_size));
+  return of_row * rows;
+}
+
 // Bytes of one micro-batch in flight, at its fullest, and of the queue.
 int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
   const int64_t slot = slot_rows(in, in.batch, data_size, feature_size);
   const int64_t rows = slot * feature_size, vector = kFloat * in.width;
   const int64_t queue = in.queue * slot * (in.sample_bytes * in.width + kCounter);
-  // x, x - b_dec, and partial reconstructions or the residual's gradient.
-  const int64_t whole = (in.deterministic ? 4 : 3) * vector * rows;
+  // x - b_dec and x, or partial reconstructions and, of several shards, as many on their way.
+  const int64_t exact = in.deterministic ? (feature_size > 1 ? 2 : 1) : 0;
+  const int64_t whole = (3 + exact) * vector * rows;
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
@@ -177,6 +194,7 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
       in.select == row && feature_size > 1 ? candidate_width(in.k, feature_size) : 0;
   const int64_t listed = in.select == batch ? kListedEntry * std::min(in.listed(), latents) : 0;
   return queue + whole + own + work + kept_bytes(in, data_size, feature_size) +
+         overlap_bytes(in, rows, data_size, feature_size) +
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
 }
 
@@ -231,6 +249,7 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.clips = config.optim.clip_norm > 0;
   in.tokens = config.mesh.exchange != "gradients";
   in.deterministic = config.run.deterministic;
+  in.overlap = config.mesh.overlap;
   in.tensors = config.kernels.set == "tensor" || config.run.device != "cpu";
   if (config.kernels.encode == "screen_int8")
     in.screen = PlanInput::Screen::always;
@@ -252,7 +271,8 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   if (in.deterministic) {
     const int64_t decodes = ceil_div(in.batch, in.micro) * (in.k_aux > 0 ? 2 : 1);
     out.push_back({"4", "largest code", "world", decodes * all_reduced(2 * kDouble)});
-    out.push_back({"8", "largest gradient", "world", all_reduced(4 * kDouble)});
+    out.push_back({"8", "largest gradient", "world", all_reduced(5 * kDouble)});
+    out.push_back({"8", "codes of the batch", "world", all_reduced(kCounter)});
     out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
@@ -295,7 +315,7 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   MemoryPlan plan;
   plan.weights = row * padded + b_dec;
   plan.moments = in.moments * (row * owned + b_dec) + (in.lazy ? kCounter * owned : 0);
-  const bool one_pass = (data_size == 1 || in.tokens) && !in.clips;
+  const bool one_pass = updates_in_one_pass(in, data_size);
   plan.gradients = kDouble * in.width * (one_pass ? 1 + kBlockSums : 1);
   if (!one_pass) plan.gradients += row * padded + (data_size > 1 ? row * owned : 0);
   plan.average = in.average ? row * owned + b_dec : 0;
@@ -305,7 +325,7 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
   // Updated rows on their way to the other data rows.
   if (one_pass && data_size > 1)
-    plan.buffers += in.lazy ? 2 * std::min(kRowPieceBytes, row * owned) : kFloat * in.width * owned;
+    plan.buffers += in.lazy ? 2 * std::min(kRowPieceBytes, row * owned) : 0;
   plan.window = window_bytes(in, int64_t{data_size} * feature_size);
   plan.program = kProgram;
   plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;

@@ -37,6 +37,7 @@ struct PlanInput {
   bool tokens = true;    // mesh.exchange: tokens cross the data axis, not gradients
   bool exchange_by_rule = false;  // mesh.exchange was auto: another mesh may do otherwise
   bool deterministic = false;
+  bool overlap = false;    // mesh.overlap
   int64_t listed() const;  // latents that a row of a shard lists before the selection
 };
 

@@ -208,6 +208,12 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
   }
   if (!chosen.has_k) unused("model.k", activation);
   if (config.dead.auxk_alpha == 0) unused("dead.k_aux", "dead.auxk_alpha = 0");
+  if (config.data.micro_batch_size == config.data.batch_size)
+    unused("mesh.overlap", "data.micro_batch_size = data.batch_size");
+  else if (config.run.device != "cpu")
+    unused("mesh.overlap", "run.device = " + config.run.device);
+  else if (facts.ranks == 1)
+    unused("mesh.overlap", "there is one rank");
   const int64_t l1_warmup = config.model.l1_warmup_steps;
   if (chosen.has_l1 && facts.steps > 0 && l1_warmup > facts.steps)
     remarks.push_back(

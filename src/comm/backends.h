@@ -10,6 +10,14 @@
 
 namespace megadict {
 
+// What a collective left under way (Pending). Dropped unfinished only when the job ends.
+class Underway {
+ public:
+  virtual ~Underway() = default;
+  virtual void poll() noexcept = 0;  // moves what can move now; errors are kept for finish()
+  virtual void finish() = 0;         // until all is done
+};
+
 // One rank, host memory, no MPI needed.
 std::unique_ptr<Communicator> make_self_communicator(const std::string& axis);
 

@@ -4,13 +4,17 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <numeric>
 
+#include "base/background.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/philox.h"
+#include "comm/backends.h"
 #include "comm/call_watch.h"
 #include "comm/collective_check.h"
 #include "comm/launch.h"
@@ -149,8 +153,8 @@ void Communicator::all_reduce(BufferView inout, ReduceOp op, const char* name) {
   do_all_reduce(inout, op);
 }
 
-void Communicator::all_gather(ConstBufferView mine, BufferView all, const char* name) {
-  Call call(*this, {"all_gather", name, mine.dtype, mine.count});
+void Communicator::begin_all_gather(Call& call, const ConstBufferView& mine,
+                                    const BufferView& all) const {
   check_pair(mine, all);
   if (all.count != mine.count * size_)
     refuse(fmt::format("output holds {} elements, {} ranks of {} need {}", all.count, size_,
@@ -158,17 +162,27 @@ void Communicator::all_gather(ConstBufferView mine, BufferView all, const char* 
   const auto* own_block = static_cast<const char*>(all.data) + mine.bytes() * rank_;
   if (mine.data != own_block && overlap(mine, all)) refuse("input and output overlap");
   call.begin(static_cast<int64_t>(mine.bytes()) * (size_ - 1));
+}
+
+void Communicator::all_gather(ConstBufferView mine, BufferView all, const char* name) {
+  Call call(*this, {"all_gather", name, mine.dtype, mine.count});
+  begin_all_gather(call, mine, all);
   do_all_gather(mine, all);
 }
 
-void Communicator::reduce_scatter(ConstBufferView all, BufferView mine, const char* name) {
-  Call call(*this, {"reduce_scatter", name, mine.dtype, mine.count, "sum"});
+void Communicator::begin_reduce_scatter(Call& call, const ConstBufferView& all,
+                                        const BufferView& mine) const {
   check_pair(all, mine);
   if (all.count != mine.count * size_)
     refuse(fmt::format("input holds {} elements, {} ranks of {} need {}", all.count, size_,
                        mine.count, mine.count * size_));
   if (overlap(all, mine)) refuse("input and output overlap");
   call.begin(static_cast<int64_t>(mine.bytes()) * (size_ - 1));
+}
+
+void Communicator::reduce_scatter(ConstBufferView all, BufferView mine, const char* name) {
+  Call call(*this, {"reduce_scatter", name, mine.dtype, mine.count, "sum"});
+  begin_reduce_scatter(call, all, mine);
   do_reduce_scatter(all, mine);
 }
 
@@ -184,10 +198,10 @@ void Communicator::all_to_all(ConstBufferView send, BufferView recv, const char*
   do_all_to_all_v(send, counts, recv, counts);
 }
 
-void Communicator::all_to_all_v(ConstBufferView send, const std::vector<int64_t>& send_counts,
-                                BufferView recv, const std::vector<int64_t>& recv_counts,
-                                const char* name) {
-  Call call(*this, {"all_to_all_v", name, send.dtype});
+void Communicator::begin_all_to_all_v(Call& call, const ConstBufferView& send,
+                                      const std::vector<int64_t>& send_counts,
+                                      const BufferView& recv,
+                                      const std::vector<int64_t>& recv_counts) {
   check_pair(send, recv);
   check_counts(send, send_counts, "the input");
   check_counts(recv, recv_counts, "the output");
@@ -198,6 +212,13 @@ void Communicator::all_to_all_v(ConstBufferView send, const std::vector<int64_t>
                        send_counts[static_cast<size_t>(rank_)], own));
   call.begin((recv.count - own) * static_cast<int64_t>(size_of(recv.dtype)));
   if (checking_collectives()) compare_blocks(send_counts, recv_counts);
+}
+
+void Communicator::all_to_all_v(ConstBufferView send, const std::vector<int64_t>& send_counts,
+                                BufferView recv, const std::vector<int64_t>& recv_counts,
+                                const char* name) {
+  Call call(*this, {"all_to_all_v", name, send.dtype});
+  begin_all_to_all_v(call, send, send_counts, recv, recv_counts);
   do_all_to_all_v(send, send_counts, recv, recv_counts);
 }
 
@@ -213,6 +234,98 @@ void Communicator::barrier(const char* name) {
   Call call(*this, {"barrier", name});
   call.begin(0);
   do_barrier();
+}
+
+Pending Communicator::start_all_gather(ConstBufferView mine, BufferView all, const char* name) {
+  Call call(*this, {"all_gather", name, mine.dtype, mine.count});
+  begin_all_gather(call, mine, all);
+  return {*this, "all_gather", name, do_start_all_gather(mine, all)};
+}
+
+Pending Communicator::start_reduce_scatter(ConstBufferView all, BufferView mine, const char* name) {
+  Call call(*this, {"reduce_scatter", name, mine.dtype, mine.count, "sum"});
+  begin_reduce_scatter(call, all, mine);
+  return {*this, "reduce_scatter", name, do_start_reduce_scatter(all, mine)};
+}
+
+Pending Communicator::start_all_to_all_v(ConstBufferView send,
+                                         const std::vector<int64_t>& send_counts, BufferView recv,
+                                         const std::vector<int64_t>& recv_counts,
+                                         const char* name) {
+  Call call(*this, {"all_to_all_v", name, send.dtype});
+  begin_all_to_all_v(call, send, send_counts, recv, recv_counts);
+  return {*this, "all_to_all_v", name, do_start_all_to_all_v(send, send_counts, recv, recv_counts)};
+}
+
+std::unique_ptr<Underway> Communicator::do_start_all_gather(ConstBufferView mine, BufferView all) {
+  do_all_gather(mine, all);
+  return nullptr;
+}
+
+std::unique_ptr<Underway> Communicator::do_start_reduce_scatter(ConstBufferView all,
+                                                                BufferView mine) {
+  do_reduce_scatter(all, mine);
+  return nullptr;
+}
+
+std::unique_ptr<Underway> Communicator::do_start_all_to_all_v(
+    ConstBufferView send, const std::vector<int64_t>& send_counts, BufferView recv,
+    const std::vector<int64_t>& recv_counts) {
+  do_all_to_all_v(send, send_counts, recv, recv_counts);
+  return nullptr;
+}
+
+namespace {
+
+std::vector<Underway*> moving;  // of this process; collectives are called by one thread
+double moved_s = 0;
+
+void move_all() {
+  const Timer timer(moved_s);
+  for (Underway* one : moving) one->poll();
+}
+
+}  // namespace
+
+double background_seconds() {
+  return moved_s;
+}
+
+Pending::Pending() noexcept = default;
+Pending::Pending(Pending&& other) noexcept = default;
+
+Pending::Pending(Communicator& owner, const char* kind, const char* name,
+                 std::unique_ptr<Underway> underway)
+    : owner_(&owner), kind_(kind), name_(name), underway_(std::move(underway)) {
+  if (underway_ == nullptr) return;
+  moving.push_back(underway_.get());
+  set_background(move_all);
+}
+
+Pending& Pending::operator=(Pending&& other) noexcept {
+  wait();
+  owner_ = other.owner_;
+  kind_ = other.kind_;
+  name_ = other.name_;
+  underway_ = std::move(other.underway_);
+  return *this;
+}
+
+Pending::~Pending() {
+  if (underway_ == nullptr) return;
+  if (std::uncaught_exceptions() == 0)
+    wait();
+  else
+    std::erase(moving, underway_.get());
+}
+
+void Pending::wait() {
+  if (underway_ == nullptr) return;
+  const Communicator::Call call(*owner_, {kind_, name_});
+  std::erase(moving, underway_.get());
+  if (moving.empty()) set_background(nullptr);
+  underway_->finish();
+  underway_.reset();
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, const std::string& axis) {

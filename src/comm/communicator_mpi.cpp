@@ -1,12 +1,13 @@
 // Host memory over MPI 3.1. Vectors longer than a C int are moved in chunks; sums of half-precision
 // values are exchanged as they are, added in fp32 in rank order and rounded once, which moves as
-// many bytes as a ring would.
+// many bytes as a ring would. Collectives in two halves are messages from rank to rank.
 #include <fmt/format.h>
 #include <mpi.h>
 
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <functional>
 
 #include "base/error.h"
 #include "base/range.h"
@@ -91,6 +92,39 @@ void sum_rows(const uint16_t* rows, int parts, int64_t count, DType dtype, uint1
   }
 }
 
+template <class Number>
+void sum_numbers(const void* rows, int parts, int64_t count, void* sum) {
+  const auto* from = static_cast<const Number*>(rows);
+  auto* to = static_cast<Number*>(sum);
+  std::copy(from, from + count, to);
+  for (int part = 1; part < parts; ++part)
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<Number>(to[i] + from[part * count + i]);
+}
+
+// The sum of `ranks` equal parts, in rank order.
+void sum_parts(const ConstBufferView& parts, int ranks, const BufferView& sum) {
+  switch (sum.dtype) {
+    case DType::f32:
+      return sum_numbers<float>(parts.data, ranks, sum.count, sum.data);
+    case DType::f64:
+      return sum_numbers<double>(parts.data, ranks, sum.count, sum.data);
+    case DType::i32:
+    case DType::u32:  // as unsigned: sums wrap
+      return sum_numbers<uint32_t>(parts.data, ranks, sum.count, sum.data);
+    case DType::i64:
+    case DType::u64:
+      return sum_numbers<uint64_t>(parts.data, ranks, sum.count, sum.data);
+    case DType::u8:
+      return sum_numbers<uint8_t>(parts.data, ranks, sum.count, sum.data);
+    case DType::u16:
+      return sum_numbers<uint16_t>(parts.data, ranks, sum.count, sum.data);
+    case DType::f16:
+    case DType::bf16:
+      return sum_rows(static_cast<const uint16_t*>(parts.data), ranks, sum.count, sum.dtype,
+                      static_cast<uint16_t*>(sum.data));
+  }
+}
+
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(MPI_Comm comm, int rank, int size, const std::string& axis)
@@ -118,41 +152,69 @@ class MpiCommunicator final : public Communicator {
          fmt::format("{}: MPI says {}", describe_call(), std::string(text, length)));
   }
 
-  // Sends block r of `send` to rank r and fills block r of `recv` from rank r, point to point, in
-  // chunks: counts may differ from rank to rank, so no rank could decide alone to chunk a
-  // collective.
-  void exchange(ConstBufferView send, const std::vector<Block>& send_blocks, BufferView recv,
-                const std::vector<Block>& recv_blocks) {
+  // Starts to send block r of `send` to rank r and to fill block r of `recv` from rank r, point to
+  // point, in chunks: counts may differ from rank to rank, so no rank could decide alone to chunk a
+  // collective. Ranks post in the same order, so messages need no tags.
+  void post(ConstBufferView send, const std::vector<Block>& send_blocks, BufferView recv,
+            const std::vector<Block>& recv_blocks, std::vector<MPI_Request>& requests) {
     const DType dtype = recv.dtype;
     const MPI_Datatype type = mpi_type(dtype);
-    requests_.clear();
-    for (int i = 1; i < size(); ++i) {
-      const int from = (rank() + size() - i) % size();
-      const Block block = recv_blocks[static_cast<size_t>(from)];
+    const auto each = [&](const Block& block, auto&& call) {
       for (int64_t done = 0; done < block.count; done += chunk_elements) {
         const int count = static_cast<int>(std::min(chunk_elements, block.count - done));
-        requests_.emplace_back();
-        check(MPI_Irecv(at(recv.data, block.begin + done, dtype), count, type, from, 0, comm_,
-                        &requests_.back()));
+        requests.emplace_back(MPI_REQUEST_NULL);
+        check(call(block.begin + done, count, &requests.back()));
       }
+    };
+    for (int i = 1; i < size(); ++i) {
+      const int from = (rank() + size() - i) % size();
+      each(recv_blocks[static_cast<size_t>(from)], [&](int64_t first, int count, MPI_Request* r) {
+        return MPI_Irecv(at(recv.data, first, dtype), count, type, from, 0, comm_, r);
+      });
     }
     for (int i = 1; i < size(); ++i) {
       const int to = (rank() + i) % size();
-      const Block block = send_blocks[static_cast<size_t>(to)];
-      for (int64_t done = 0; done < block.count; done += chunk_elements) {
-        const int count = static_cast<int>(std::min(chunk_elements, block.count - done));
-        requests_.emplace_back();
-        check(MPI_Isend(at(send.data, block.begin + done, dtype), count, type, to, 0, comm_,
-                        &requests_.back()));
-      }
+      each(send_blocks[static_cast<size_t>(to)], [&](int64_t first, int count, MPI_Request* r) {
+        return MPI_Isend(at(send.data, first, dtype), count, type, to, 0, comm_, r);
+      });
     }
     const Block own = send_blocks[static_cast<size_t>(rank())];
     char* target = at(recv.data, recv_blocks[static_cast<size_t>(rank())].begin, dtype);
     const char* source = at(send.data, own.begin, dtype);
     if (own.count > 0 && target != source)
       std::memcpy(target, source, static_cast<size_t>(own.count) * size_of(dtype));
+  }
+
+  void exchange(ConstBufferView send, const std::vector<Block>& send_blocks, BufferView recv,
+                const std::vector<Block>& recv_blocks) {
+    requests_.clear();
+    post(send, send_blocks, recv, recv_blocks, requests_);
     check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE));
   }
+
+  // Messages of a collective that was started, and what is left to do when they are there.
+  struct Messages final : Underway {
+    explicit Messages(const MpiCommunicator& its) : owner(its) {}
+
+    void poll() noexcept override {
+      int all = 0;
+      if (code == MPI_SUCCESS)
+        code = MPI_Testall(static_cast<int>(requests.size()), requests.data(), &all,
+                           MPI_STATUSES_IGNORE);
+    }
+    void finish() override {
+      owner.check(code);
+      owner.check(
+          MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE));
+      if (then) then();
+    }
+
+    const MpiCommunicator& owner;
+    std::vector<MPI_Request> requests;
+    std::unique_ptr<char[]> parts;  // everybody's share of a sum
+    std::function<void()> then;
+    int code = MPI_SUCCESS;
+  };
 
   static std::vector<Block> blocks_of(const std::vector<int64_t>& counts) {
     std::vector<Block> blocks;
@@ -260,6 +322,36 @@ class MpiCommunicator final : public Communicator {
                        BufferView recv, const std::vector<int64_t>& recv_counts) override {
     require_host(send.device);
     exchange(send, blocks_of(send_counts), recv, blocks_of(recv_counts));
+  }
+
+  std::unique_ptr<Underway> do_start_all_gather(ConstBufferView mine, BufferView all) override {
+    require_host(mine.device);
+    auto messages = std::make_unique<Messages>(*this);
+    const std::vector<Block> same(static_cast<size_t>(size()), {0, mine.count});
+    const std::vector<int64_t> counts(static_cast<size_t>(size()), mine.count);
+    post(mine, same, all, blocks_of(counts), messages->requests);
+    return messages;
+  }
+
+  // Every rank's share of my block, added when all are there.
+  std::unique_ptr<Underway> do_start_reduce_scatter(ConstBufferView all, BufferView mine) override {
+    require_host(all.device);
+    auto messages = std::make_unique<Messages>(*this);
+    messages->parts = std::make_unique_for_overwrite<char[]>(all.bytes());
+    const BufferView parts{messages->parts.get(), all.count, all.dtype, Device::cpu};
+    const std::vector<int64_t> counts(static_cast<size_t>(size()), mine.count);
+    post(all, blocks_of(counts), parts, blocks_of(counts), messages->requests);
+    messages->then = [parts, mine, ranks = size()] { sum_parts(parts, ranks, mine); };
+    return messages;
+  }
+
+  std::unique_ptr<Underway> do_start_all_to_all_v(
+      ConstBufferView send, const std::vector<int64_t>& send_counts, BufferView recv,
+      const std::vector<int64_t>& recv_counts) override {
+    require_host(send.device);
+    auto messages = std::make_unique<Messages>(*this);
+    post(send, blocks_of(send_counts), recv, blocks_of(recv_counts), messages->requests);
+    return messages;
   }
 
   void do_broadcast(BufferView inout, int root) override {

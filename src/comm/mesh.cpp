@@ -28,6 +28,10 @@ std::string Mesh::name() const {
   return fmt::format("{}x{}", data_size(), feature_size());
 }
 
+double communication_seconds(const Mesh& mesh) {
+  return mesh.world->seconds() + mesh.feature->seconds() + mesh.data->seconds();
+}
+
 MeshConfig resolve_mesh(const MeshConfig& config, int ranks) {
   if (config.data < 0 || config.feature < 0)
     refuse_mesh(fmt::format("mesh.data {} and mesh.feature {} must be 0 (auto) or more",

@@ -15,6 +15,7 @@ struct MeshConfig {
   int feature = 0;  // 0 = auto
   // What crosses the data axis: auto | gradients | tokens (train/exchange.h, token_exchange.h).
   std::string exchange = "auto";
+  bool overlap = false;  // messages move while micro-batches are encoded (train/step.h)
 };
 
 struct Mesh {
@@ -27,6 +28,9 @@ struct Mesh {
   int feature_size() const { return feature->size(); }
   std::string name() const;  // "2x3": D x F
 };
+
+// This rank's, in calls of all three: what its computing waits for.
+double communication_seconds(const Mesh& mesh);
 
 // Collective over world. Refuses (exit 2, agreed) a product that is not the number of ranks, with
 // the products that are possible.

@@ -13,22 +13,6 @@ namespace megadict {
 
 namespace {
 
-// The owned rows of global rows [first, first + rows) as a micro-batch.
-MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, int64_t first, int64_t rows) {
-  MicroBatch micro;
-  micro.rows = micro.batch_rows = rows;
-  micro.part =
-      row_part(rows, mesh.data_size(), mesh.feature_size(), mesh.data_index, mesh.feature_index);
-  const RowPart& part = micro.part;
-  micro.row_ids.resize(static_cast<size_t>(std::max<int64_t>(part.owned.size(), 0)));
-  std::iota(micro.row_ids.begin(), micro.row_ids.end(),
-            first + part.row_range.begin + part.owned.begin);
-  micro.dtype = DType::f32;
-  micro.data = Bytes(static_cast<size_t>(part.slot * data.width()) * sizeof(float));
-  read_rows(data, micro.row_ids, reinterpret_cast<float*>(micro.data.data()));
-  return micro;
-}
-
 at::Tensor undo(const at::Tensor& x_bd, const Normalization& normalization) {
   at::Tensor raw = (x_bd / normalization.scale).to(at::kCPU);
   if (!normalization.mean.empty()) raw = raw + at::tensor(normalization.mean);
@@ -78,6 +62,24 @@ std::vector<double> decoder_norms(const Dictionary& dictionary) {
 
 }  // namespace
 
+MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, std::span<const int64_t> rows) {
+  MicroBatch micro;
+  micro.rows = micro.batch_rows = static_cast<int64_t>(rows.size());
+  micro.part = row_part(micro.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
+                        mesh.feature_index);
+  const RowPart& part = micro.part;
+  const int64_t owned = std::max<int64_t>(part.owned.size(), 0);
+  if (owned > 0) {
+    const auto mine = rows.subspan(static_cast<size_t>(part.row_range.begin + part.owned.begin),
+                                   static_cast<size_t>(owned));
+    micro.row_ids.assign(mine.begin(), mine.end());
+  }
+  micro.dtype = DType::f32;
+  micro.data = Bytes(static_cast<size_t>(part.slot * data.width()) * sizeof(float));
+  read_rows(data, micro.row_ids, reinterpret_cast<float*>(micro.data.data()));
+  return micro;
+}
+
 MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                       const Normalization& normalization, const ShardIndex& data,
                       const EvaluateArgs& args) {
@@ -93,10 +95,11 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                   mean_row(first.data(), head, data.width()));
   at::Tensor fired_l =
       at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong));
-  for (int64_t begin = 0; begin < total; begin += args.batch_rows)
-    add_batch(mesh, dictionary, normalization,
-              read_owned(mesh, data, begin, std::min(args.batch_rows, total - begin)), fired_l,
-              sums);
+  for (int64_t begin = 0; begin < total; begin += args.batch_rows) {
+    ids.resize(static_cast<size_t>(std::min(args.batch_rows, total - begin)));
+    std::iota(ids.begin(), ids.end(), begin);
+    add_batch(mesh, dictionary, normalization, read_owned(mesh, data, ids), fired_l, sums);
+  }
   const at::Tensor fired = fired_l.to(at::kCPU).contiguous();
   sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});
   sums.set_decoder_norms(decoder_norms(dictionary));

@@ -1,7 +1,10 @@
 // All metrics of a dictionary on a data set, in one pass over the mesh.
 #pragma once
 
+#include <span>
+
 #include "comm/mesh.h"
+#include "data/batch_stream.h"
 #include "data/normalization.h"
 #include "data/shard_index.h"
 #include "eval/metrics.h"
@@ -19,6 +22,9 @@ struct EvaluateArgs {
 MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                       const Normalization& normalization, const ShardIndex& data,
                       const EvaluateArgs& args);
+
+// Global rows as a micro-batch of their own, in fp32: those that this rank owns.
+MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, std::span<const int64_t> rows);
 
 // Decoder rows of the whole dictionary [n, d] on every rank. Collective over feature.
 std::vector<float> gather_decoder(const Mesh& mesh, const Dictionary& dictionary);

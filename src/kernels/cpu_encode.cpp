@@ -8,6 +8,8 @@
 #include <limits>
 #include <vector>
 
+#include "base/background.h"
+#include "base/parallel_guard.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/fp32_tile.h"
 #include "kernels/memory.h"
@@ -77,6 +79,7 @@ class Unit {
                         },
                         &at};
         tile.run(w, bias, d_, first, std::min(l, first + chunk), block);
+        give_way();
       }
   }
 
@@ -95,8 +98,11 @@ void for_each_unit(int64_t rows, Work&& work) {
   const int64_t share = (rows + threads - 1) / threads;
   const int64_t unit = std::clamp((share + kBlock - 1) / kBlock * kBlock, kBlock, kUnitRows);
   const int64_t units = (rows + unit - 1) / unit;
+  ParallelGuard guard;
 #pragma omp parallel for schedule(dynamic, 1)
-  for (int64_t i = 0; i < units; ++i) work(i * unit, std::min(rows, (i + 1) * unit));
+  for (int64_t i = 0; i < units; ++i)
+    guard.run([&] { work(i * unit, std::min(rows, (i + 1) * unit)); });
+  guard.rethrow();
 }
 
 bool before(const ValueHit& a, const ValueHit& b) {

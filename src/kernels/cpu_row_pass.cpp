@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
+#include "base/parallel_guard.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/screen.h"
 #include "kernels/vector_ops.h"
@@ -214,15 +216,19 @@ RowPassResult pass_over(std::span<const GradientSource> sources, LatentRows& row
   RowPass pass(sources, rows, args);
   at::Tensor b_dec = at::zeros({blocks, d}, c10::CppTypeToScalarType<Sum>::value);
   std::vector<RowPassResult> sums(static_cast<size_t>(blocks));
+  const auto visit = [&](int64_t i, Gradient& gradient) {
+    for (int64_t j = i * block; j < std::min(l, (i + 1) * block); ++j)
+      pass.visit(j, gradient, b_dec.mutable_data_ptr<Sum>() + i * d, sums[static_cast<size_t>(i)]);
+  };
+  ParallelGuard guard;
 #pragma omp parallel
   {
-    Gradient gradient(d);
+    std::optional<Gradient> gradient;
+    guard.run([&] { gradient.emplace(d); });
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < blocks; ++i)
-      for (int64_t j = i * block; j < std::min(l, (i + 1) * block); ++j)
-        pass.visit(j, gradient, b_dec.mutable_data_ptr<Sum>() + i * d,
-                   sums[static_cast<size_t>(i)]);
+    for (int64_t i = 0; i < blocks; ++i) guard.run([&] { visit(i, *gradient); });
   }
+  guard.rethrow();
   RowPassResult total;
   total.b_dec_d = b_dec.sum(0);
   for (const RowPassResult& one : sums) {

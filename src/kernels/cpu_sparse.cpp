@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/parallel_guard.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/memory.h"
 #include "kernels/order.h"
@@ -29,28 +30,32 @@ void cpu_kth(const at::Tensor& values_psc, int64_t k, at::Tensor& tau_s, at::Ten
   float* tau = tau_s.mutable_data_ptr<float>();
   int64_t* cut = cut_s.mutable_data_ptr<int64_t>();
   constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const auto kth_of = [&](int64_t row, std::vector<uint64_t>& keys) {
+    keys.resize(static_cast<size_t>(parts * c));
+    int64_t real = 0;
+    for (int64_t part = 0; part < parts; ++part)
+      for (int64_t place = 0; place < c; ++place) {
+        const float v = values[(part * slot + row) * c + place];
+        if (v == kNone) break;  // best first: the rest is padding
+        keys[static_cast<size_t>(real++)] = order_key(v, static_cast<uint32_t>(part * c + place));
+      }
+    if (real < k) {
+      tau[row] = kNone;
+      cut[row] = kCutAll;
+      return;
+    }
+    std::nth_element(keys.begin(), keys.begin() + (k - 1), keys.begin() + real, std::greater<>());
+    tau[row] = key_value(keys[static_cast<size_t>(k - 1)]);
+    cut[row] = key_position(keys[static_cast<size_t>(k - 1)]);
+  };
+  ParallelGuard guard;
 #pragma omp parallel
   {
-    std::vector<uint64_t> keys(static_cast<size_t>(parts * c));
+    std::vector<uint64_t> keys;
 #pragma omp for
-    for (int64_t row = 0; row < slot; ++row) {
-      int64_t real = 0;
-      for (int64_t part = 0; part < parts; ++part)
-        for (int64_t place = 0; place < c; ++place) {
-          const float v = values[(part * slot + row) * c + place];
-          if (v == kNone) break;  // best first: the rest is padding
-          keys[static_cast<size_t>(real++)] = order_key(v, static_cast<uint32_t>(part * c + place));
-        }
-      if (real < k) {
-        tau[row] = kNone;
-        cut[row] = kCutAll;
-        continue;
-      }
-      std::nth_element(keys.begin(), keys.begin() + (k - 1), keys.begin() + real, std::greater<>());
-      tau[row] = key_value(keys[static_cast<size_t>(k - 1)]);
-      cut[row] = key_position(keys[static_cast<size_t>(k - 1)]);
-    }
+    for (int64_t row = 0; row < slot; ++row) guard.run([&] { kth_of(row, keys); });
   }
+  guard.rethrow();
 }
 
 Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& tau_b,

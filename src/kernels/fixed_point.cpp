@@ -8,12 +8,31 @@
 
 namespace megadict {
 
+namespace {
+
+// Units so small that `largest` becomes less than 2^bits.
+int exponent_for(double largest, int bits) {
+  return std::clamp(bits - (std::ilogb(largest) + 1), -900, 900);
+}
+
+FixedPoint unit_of(int exponent) {
+  return {std::ldexp(1.0, exponent), std::ldexp(1.0, -exponent)};
+}
+
+constexpr int kTermBits = 51;  // rounded()
+
+}  // namespace
+
 FixedPoint fixed_point(double largest, int64_t terms) {
   if (!(largest > 0)) return {};
   const int count_bits = terms > 1 ? std::bit_width(static_cast<uint64_t>(terms - 1)) : 0;
-  const int bits = std::min(51, 62 - count_bits);
-  const int exponent = std::clamp(bits - (std::ilogb(largest) + 1), -900, 900);
-  return {std::ldexp(1.0, exponent), std::ldexp(1.0, -exponent)};
+  return unit_of(exponent_for(largest, std::min(kTermBits, 62 - count_bits)));
+}
+
+// Rounding adds at most half a unit a term, far less than the bit that is left.
+FixedPoint fixed_point_within(double largest, double total) {
+  if (!(largest > 0) || !(total > 0)) return {};
+  return unit_of(std::min(exponent_for(largest, kTermBits), exponent_for(total, 62)));
 }
 
 // In blocks: |x| as a whole would be a second copy of it.

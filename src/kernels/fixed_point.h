@@ -17,6 +17,8 @@ struct FixedPoint {
 // For at most `terms` terms, none larger than `largest` (finite): no sum overflows, and a term
 // keeps 51 bits below the largest, fewer with more than 2048 terms.
 FixedPoint fixed_point(double largest, int64_t terms);
+// The same where the terms' magnitudes add up to no more than `total` (finite).
+FixedPoint fixed_point_within(double largest, double total);
 
 // Rounds to the nearest integer, half to even; |x| <= 2^51. Without a branch or a conversion, so
 // that loops over it vectorise.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/parallel_guard.h"
 #include "kernels/screen_tile.h"
 #include "kernels/vector_ops.h"
 
@@ -23,11 +24,13 @@ template <class Work>
 double rate_of(double seconds, Work&& work) {
   double total = 0;
   const double start = seconds_now();
+  ParallelGuard guard;
 #pragma omp parallel reduction(+ : total)
-  {
+  guard.run([&] {
     auto mine = work();
     while (seconds_now() - start < seconds) total += mine();
-  }
+  });
+  guard.rethrow();
   return total / (seconds_now() - start);
 }
 

@@ -10,6 +10,8 @@
 #include <limits>
 #include <utility>
 
+#include "base/background.h"
+#include "base/parallel_guard.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/order.h"
 #include "kernels/vector_ops.h"
@@ -151,6 +153,7 @@ struct Screen::Pass {
                        },
                        &at};
         tile.run(w, bias, first, std::min(w.rows, first + chunk), block);
+        give_way();
       }
   }
 
@@ -254,28 +257,36 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
   const int64_t threads = at::get_num_threads();
   const int64_t unit_blocks =
       std::clamp<int64_t>((pass.blocks + threads - 1) / threads, 1, kUnitBlocks);
+  const auto pack = [&](int64_t row) {
+    pass.pack(row);
+    pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[row]
+                                     : start[static_cast<size_t>(row)]);
+  };
+  const auto resolve = [&](int64_t row) {  // returns how many were evaluated
+    const int64_t evaluated = pass.resolve(row, value + row * k, latent + row * k);
+    uint8_t& outcome = found.outcome[static_cast<size_t>(row)];
+    if (pass.hopeless[row])
+      outcome = kHopeless;
+    else if (found.last(row) * pass.inverse[row] < pass.threshold[row])
+      outcome = kGuessTooHigh;
+    return evaluated;
+  };
+  ParallelGuard guard;
 #pragma omp parallel reduction(+ : hits, rescored)
   {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-      pass.pack(row);
-      pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[row]
-                                       : start[static_cast<size_t>(row)]);
-    }
+    for (int64_t row = 0; row < rows; ++row) guard.run([&] { pack(row); });
 #pragma omp for schedule(dynamic, 1)
     for (int64_t unit = 0; unit < pass.blocks; unit += unit_blocks)
-      pass.screen_blocks(tile_, unit, std::min(pass.blocks, unit + unit_blocks));
+      guard.run(
+          [&] { pass.screen_blocks(tile_, unit, std::min(pass.blocks, unit + unit_blocks)); });
 #pragma omp for schedule(dynamic, 16)
     for (int64_t row = 0; row < rows; ++row) {
-      const auto at = static_cast<size_t>(row);
       hits += pass.count[row];
-      rescored += pass.resolve(row, value + row * k, latent + row * k);
-      if (pass.hopeless[row])
-        found.outcome[at] = kHopeless;
-      else if (found.last(row) * pass.inverse[row] < pass.threshold[row])
-        found.outcome[at] = kGuessTooHigh;
+      guard.run([&] { rescored += resolve(row); });
     }
   }
+  guard.rethrow();
   found.norm = pass.norm;
   stats_.hits += hits;
   stats_.rescored += rescored;
@@ -339,17 +350,20 @@ void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> r
   const float* bias = args.b_enc_l.const_data_ptr<float>();
   const int64_t d = rows_.d;
   std::vector<int64_t> above(rows.size(), 0);
+  ParallelGuard guard;
 #pragma omp parallel
   {
-    std::vector<int64_t> mine(rows.size(), 0);
+    std::vector<int64_t> mine;
+    guard.run([&] { mine.assign(rows.size(), 0); });
 #pragma omp for schedule(static) nowait
     for (int64_t j = 0; j < rows_.rows; ++j)
-      for (size_t r = 0; r < rows.size(); ++r)
+      for (size_t r = 0; r < mine.size(); ++r)
         mine[r] +=
             static_cast<float>(dot(x + rows[r] * d, w + j * d, d) + bias[j]) > found.last(rows[r]);
 #pragma omp critical
-    for (size_t r = 0; r < rows.size(); ++r) above[r] += mine[r];
+    for (size_t r = 0; r < mine.size(); ++r) above[r] += mine[r];
   }
+  guard.rethrow();
   for (size_t r = 0; r < rows.size(); ++r) {
     const float* list = found.best.value.const_data_ptr<float>() + rows[r] * k;
     const float last = found.last(rows[r]);
@@ -385,6 +399,11 @@ Candidates Screen::topk(const EncodeArgs& args, int64_t k, std::span<const int64
   check(args, k, check_rows, found);
   stats_.rows += args.x_bd.size(0);
   return found.best;
+}
+
+void Screen::remember(const Memory& memory) {
+  window_ = memory.window;
+  relative_threshold_ = memory.relative_threshold;
 }
 
 ScreenStats Screen::take_stats() {

@@ -46,6 +46,16 @@ class Screen {
   Candidates topk(const EncodeArgs& args, int64_t k, std::span<const int64_t> check = {});
 
   ScreenStats take_stats();  // since the last call
+
+  // What it has learnt, for a checkpoint: a screen that is given it goes on as this one.
+  struct Memory {
+    double window = kWindow;       // standard deviations
+    float relative_threshold = 0;  // of |x|, guessed for the next batch; 0 = none yet
+    bool operator==(const Memory&) const = default;
+  };
+  Memory memory() const { return {window_, relative_threshold_}; }
+  void remember(const Memory& memory);
+
   int64_t bytes() const;
 
  private:

@@ -25,7 +25,7 @@ AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux, S
 
 AuxForward auxk_forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                         const Forward& fwd, AuxK& aux) {
-  const KernelSet& kernels = kernels_for(rows.x_bd);
+  const KernelSet& kernels = kernels_for(fwd.xc_bd);
   const at::Tensor w_enc = dictionary.w_enc_ld.index_select(0, aux.dead_l);
   const at::Tensor w_dec =
       dictionary.tied() ? w_enc : dictionary.w_dec_ld.index_select(0, aux.dead_l);

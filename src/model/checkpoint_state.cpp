@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "data/rows.h"
 #include "io/json_file.h"
+#include "kernels/screen.h"
 #include "model/activations.h"
 
 namespace megadict {
@@ -38,6 +39,8 @@ class StateFile {
     }
     return *value;
   }
+
+  bool has(const std::string& key) const { return whole_.contains(key); }
 
   int64_t integer(const std::string& name, int64_t low, int64_t high) const {
     return integer(at(name), name, low, high);
@@ -124,6 +127,22 @@ ModelConfig model_of(const StateFile& file) {
   return model;
 }
 
+// A number for each part, or none at all: checkpoints of older versions have none.
+std::vector<double> numbers_of(const StateFile& file, const std::string& name, size_t parts,
+                               double low, double high) {
+  if (!file.has("screen")) return {};
+  const nlohmann::json& list = file.at(name);
+  if (!list.is_array() || list.size() != parts)
+    file.refuse(name, list, fmt::format("a list of {} numbers", parts));
+  std::vector<double> numbers;
+  for (const nlohmann::json& value : list) {
+    if (!value.is_number() || !(value.get<double>() >= low) || !(value.get<double>() <= high))
+      file.refuse(name, value, fmt::format("numbers from {:g} to {:g}", low, high));
+    numbers.push_back(value.get<double>());
+  }
+  return numbers;
+}
+
 std::vector<CheckpointPart> parts_of(const StateFile& file, int64_t n) {
   const nlohmann::json& list = file.at("parts");
   if (!list.is_array() || list.empty()) file.refuse("parts", list, "a list of one or more");
@@ -169,6 +188,11 @@ CheckpointState read_checkpoint_state(const std::string& path) {
   state.data = file.at("data");
   if (!state.data.is_object()) file.refuse("data", state.data, "an object");
   state.parts = parts_of(file, state.model.n_latents);
+  if (file.has("mesh") && file.at("mesh").is_string()) state.mesh = file.at("mesh");
+  const size_t parts = state.parts.size();
+  state.screen_windows =
+      numbers_of(file, "screen.windows", parts, Screen::kWindow, Screen::kWidestWindow);
+  state.screen_thresholds = numbers_of(file, "screen.thresholds", parts, 0, kLargestFloat);
   return state;
 }
 

@@ -27,6 +27,9 @@ struct CheckpointState {
   bool centred = false;
   nlohmann::json data;                // an object
   std::vector<CheckpointPart> parts;  // they tile the latents
+  std::string mesh;                   // that wrote it, "2x3"
+  // Of each part's screen (Screen::Memory in kernels/screen.h); empty where none is written.
+  std::vector<double> screen_windows, screen_thresholds;
 };
 
 // Exit 3 with the path, what is wrong and what is allowed.

@@ -27,8 +27,8 @@ struct Dictionary {
   at::Tensor w_dec_ld;  // fp32, unit rows; the same tensor as w_enc_ld when the decoder is tied
   at::Tensor b_enc_l;   // fp32
   at::Tensor b_dec_d;   // fp32, replicated
-  // batchtopk outside training: z = v where v > threshold, one for all latents; a running average
-  // of the smallest code of each batch. 0 = relu.
+  // batchtopk outside training: z = v where v > threshold, one for all latents; on the way a
+  // running average of the smallest code of each batch, in the end train/threshold.h. 0 = relu.
   double threshold = 0;
 
   bool tied() const { return config.decoder == "tied"; }

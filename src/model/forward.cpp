@@ -20,48 +20,71 @@ at::Tensor normalized(const at::Tensor& raw_bd, const Normalization& normalizati
   return normalization.scale == 1.0 ? x : x * normalization.scale;
 }
 
-Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
-                 const Normalization& normalization, at::Device device) {
+Arriving start_gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
+                           at::Device device) {
   const auto type = scalar_type_of(micro.dtype);
   const at::Tensor own = at::from_blob(const_cast<std::byte*>(micro.data.data()),
                                        {micro.part.slot, width}, at::TensorOptions(type))
                              .to(device);
-  at::Tensor raw = own;
-  if (mesh.feature_size() > 1) {
-    raw = at::empty({micro.part.padded, width}, own.options());
-    mesh.feature->all_gather(view_of(own), view_of(raw), "rows");
-  }
-  Rows rows{normalized(raw, normalization), micro.part, micro.rows};
-  if (mesh.data_size() > 1) rows.raw_bd = raw.is_same(own) ? raw.clone() : raw;
-  // Normalising moved the padding away from zero, and own rows may still be the reader's memory.
-  if (rows.x_bd.is_same(own)) rows.x_bd = rows.x_bd.clone();
+  if (mesh.feature_size() == 1) return {own};
+  Arriving raw{at::empty({micro.part.padded, width}, own.options()), own};
+  raw.pending = mesh.feature->start_all_gather(view_of(own), view_of(raw.tensor), "rows");
+  return raw;
+}
+
+Rows finish_rows(const Mesh& mesh, const MicroBatch& micro, const at::Tensor& raw_bd,
+                 const Normalization& normalization) {
+  const bool of_reader = mesh.feature_size() == 1;  // its memory
+  Rows rows{normalized(raw_bd, normalization), micro.part, micro.rows};
+  if (mesh.data_size() > 1) rows.raw_bd = of_reader ? raw_bd.clone() : raw_bd;
+  // Normalising moved the padding away from zero.
+  if (of_reader && rows.x_bd.is_same(raw_bd)) rows.x_bd = rows.x_bd.clone();
   rows.x_bd.narrow(0, rows.real_rows(), micro.part.padded - rows.real_rows()).zero_();
   return rows;
+}
+
+Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
+                 const Normalization& normalization, at::Device device) {
+  return finish_rows(mesh, micro, start_gather_rows(mesh, micro, width, device).wait(),
+                     normalization);
 }
 
 at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot) {
   return all_bd.narrow(0, mesh.feature_index * slot, slot);
 }
 
-at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
-                         const char* name) {
-  if (mesh.feature_size() == 1) return partial_bd;
-  at::Tensor own = at::empty({slot, partial_bd.size(1)}, partial_bd.options());
-  mesh.feature->reduce_scatter(view_of(partial_bd), view_of(own), name);
+Arriving start_sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
+                             const char* name) {
+  if (mesh.feature_size() == 1) return {partial_bd};
+  Arriving own{at::empty({slot, partial_bd.size(1)}, partial_bd.options()), partial_bd};
+  own.pending = mesh.feature->start_reduce_scatter(view_of(partial_bd), view_of(own.tensor), name);
   return own;
 }
 
-at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name) {
-  if (mesh.feature_size() == 1) return own_sd;
-  at::Tensor all =
-      at::empty({own_sd.size(0) * mesh.feature_size(), own_sd.size(1)}, own_sd.options());
+at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
+                         const char* name) {
+  return start_sum_at_owners(mesh, partial_bd, slot, name).wait();
+}
+
+Arriving start_gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name) {
+  if (mesh.feature_size() == 1) return {own_sd};
   const at::Tensor own = own_sd.contiguous();
-  mesh.feature->all_gather(view_of(own), view_of(all), name);
+  Arriving all{at::empty({own.size(0) * mesh.feature_size(), own.size(1)}, own.options()), own};
+  all.pending = mesh.feature->start_all_gather(view_of(own), view_of(all.tensor), name);
   return all;
 }
 
-at::Tensor decode_at_owners(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
-                            int64_t latents, int64_t slot, Sums sums, const char* name) {
+at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name) {
+  return start_gather_from_owners(mesh, own_sd, name).wait();
+}
+
+at::Tensor Decoding::wait() {
+  const at::Tensor own = sum.wait();
+  return unit > 0 ? (own.to(at::kDouble) * unit).to(at::kFloat) : own;
+}
+
+Decoding start_decode(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
+                      int64_t latents, int64_t slot, Sums sums, const char* name) {
   const KernelSet& kernels = kernels_for(w_dec_ld);
   if (sums == Sums::exact) {
     double largest[2] = {codes.nnz() > 0 ? largest_magnitude(codes.value) : 0,
@@ -71,33 +94,46 @@ at::Tensor decode_at_owners(const Mesh& mesh, const Codes& codes, const at::Tens
     // What is not finite is found in the residual, and ends the run.
     if (std::isfinite(bound)) {
       const FixedPoint unit = fixed_point(bound, latents);
-      const at::Tensor own =
-          sum_at_owners(mesh, kernels.decode_fixed(codes, w_dec_ld, unit.up), slot, name);
-      return (own.to(at::kDouble) * unit.down).to(at::kFloat);
+      return {start_sum_at_owners(mesh, kernels.decode_fixed(codes, w_dec_ld, unit.up), slot, name),
+              unit.down};
     }
   }
-  return sum_at_owners(mesh, kernels.decode(codes, w_dec_ld), slot, name);
+  return {start_sum_at_owners(mesh, kernels.decode(codes, w_dec_ld), slot, name)};
+}
+
+Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                    const EncodeWith& with) {
+  Forward out;
+  const Timer timer(out.encode_s);
+  out.xc_bd = rows.x_bd - dictionary.b_dec_d;
+  const SelectRows which{rows.part.slot, rows.real_rows(), rows.part.row_range.begin,
+                         rows.batch_rows};
+  Encoded encoded = activation_named(dictionary.config.activation)
+                        .encode(mesh, dictionary, out.xc_bd, which, with);
+  out.codes = std::move(encoded.codes);
+  out.least = encoded.least;
+  return out;
+}
+
+Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                              Sums sums, Forward& fwd) {
+  const Timer timer(fwd.decode_s);
+  return start_decode(mesh, fwd.codes, dictionary.w_dec_ld, dictionary.n, rows.part.slot, sums,
+                      "reconstruction");
+}
+
+void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd) {
+  const Timer timer(fwd.decode_s);
+  const int64_t slot = rows.part.slot, real = rows.part.owned.size();
+  fwd.residual_sd = decoding.wait() - owned_slot(mesh, fwd.xc_bd, slot);
+  fwd.residual_sd.narrow(0, real, slot - real).zero_();
 }
 
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                 const EncodeWith& with, Sums sums) {
-  const int64_t slot = rows.part.slot;
-  Forward out;
-  out.xc_bd = rows.x_bd - dictionary.b_dec_d;
-  const ActivationFn& activation = activation_named(dictionary.config.activation);
-  {
-    const Timer timer(out.encode_s);
-    const SelectRows which{slot, rows.real_rows(), rows.part.row_range.begin, rows.batch_rows};
-    Encoded encoded = activation.encode(mesh, dictionary, out.xc_bd, which, with);
-    out.codes = std::move(encoded.codes);
-    out.least = encoded.least;
-  }
-  const Timer timer(out.decode_s);
-  out.residual_sd = decode_at_owners(mesh, out.codes, dictionary.w_dec_ld, dictionary.n, slot, sums,
-                                     "reconstruction") -
-                    owned_slot(mesh, out.xc_bd, slot);
-  const int64_t real = rows.part.owned.size();
-  out.residual_sd.narrow(0, real, slot - real).zero_();
+  Forward out = encode_rows(mesh, dictionary, rows, with);
+  Decoding decoding = start_reconstruction(mesh, dictionary, rows, sums, out);
+  finish_residual(mesh, rows, decoding, out);
   return out;
 }
 

@@ -9,6 +9,7 @@
 #include "data/normalization.h"
 #include "kernels/codes.h"
 #include "model/activations.h"
+#include "model/arriving.h"
 #include "model/dictionary.h"
 #include "model/exact_sums.h"
 
@@ -25,8 +26,12 @@ struct Rows {
 
 at::Tensor normalized(const at::Tensor& raw_bd, const Normalization& normalization);
 
-// This rank's own rows to the whole data row's, in the data's own element type over the wire.
-// Collective over feature.
+// This rank's own rows to the whole data row's, in the data's own element type over the wire; in
+// two halves, of which the first reads `micro` until the second. Collective over feature.
+Arriving start_gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
+                           at::Device device);
+Rows finish_rows(const Mesh& mesh, const MicroBatch& micro, const at::Tensor& raw_bd,
+                 const Normalization& normalization);
 Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
                  const Normalization& normalization, at::Device device);
 
@@ -38,20 +43,40 @@ struct Forward {
   double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };
 
+// Reconstructions on their way to the rows' owners: fp32, or in units of `unit`.
+struct Decoding {
+  Arriving sum;
+  double unit = 0;
+  at::Tensor wait();  // [slot, d]; collective like the start
+};
+
 // Collective over feature; training with an activation over the whole batch: over the mesh.
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                 const EncodeWith& with = {}, Sums sums = Sums::fast);
+// The same in three steps: all but the residual; the decode's start; the residual.
+Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                    const EncodeWith& with);
+Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                              Sums sums, Forward& fwd);
+void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd);
 
 // Sum over a data row's shards of value * w_dec row at the rows' owners: [slot, d]. `latents`: of
 // the whole dictionary. Collective over feature; exact sums over world too.
-at::Tensor decode_at_owners(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
-                            int64_t latents, int64_t slot, Sums sums, const char* name);
+Decoding start_decode(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
+                      int64_t latents, int64_t slot, Sums sums, const char* name);
+inline at::Tensor decode_at_owners(const Mesh& mesh, const Codes& codes, const at::Tensor& w_dec_ld,
+                                   int64_t latents, int64_t slot, Sums sums, const char* name) {
+  return start_decode(mesh, codes, w_dec_ld, latents, slot, sums, name).wait();
+}
 
 // Partial reconstructions [F * slot, d] summed at the rows' owners: [slot, d]. Collective.
 at::Tensor sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
                          const char* name);
+Arriving start_sum_at_owners(const Mesh& mesh, const at::Tensor& partial_bd, int64_t slot,
+                             const char* name);
 // Owned rows [slot, d] to all rows of the data row [F * slot, d]. Collective over feature.
 at::Tensor gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name);
+Arriving start_gather_from_owners(const Mesh& mesh, const at::Tensor& own_sd, const char* name);
 // The owned slot of a [F * slot, d] tensor.
 at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot);
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "base/parallel_guard.h"
 #include "base/philox.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -104,9 +105,11 @@ Dictionary initialise(const Mesh& mesh, const ModelConfig& config, int64_t n, Ra
   Dictionary out = empty_dictionary(config, n, d, latents, padded, sample_md.device());
   at::Tensor rows = at::empty({latents.size(), d}, at::kFloat);
   float* row = rows.mutable_data_ptr<float>();
+  ParallelGuard guard;
 #pragma omp parallel for schedule(static)
   for (int64_t l = 0; l < latents.size(); ++l)
-    random_unit_row(seed, latents.begin + l, d, row + l * d);
+    guard.run([&] { random_unit_row(seed, latents.begin + l, d, row + l * d); });
+  guard.rethrow();
   out.w_dec_ld.copy_(rows);
   if (!out.tied()) out.w_enc_ld.copy_(rows);
   out.b_dec_d.copy_(geometric_median(sample_md));

@@ -8,7 +8,7 @@
 // state.json (checkpoint_state.h): format, n_latents, d, model.{encoder,activation,decoder,k},
 // threshold (batchtopk alone), seed, normalize.{scale,centred}, step, tokens, var_total,
 // data.{fingerprint,model,hook,layer,...}, parts
-// [{file, begin, end}].
+// [{file, begin, end}], screen.{windows,thresholds} with a number for each part.
 #pragma once
 
 #include <compare>

@@ -93,8 +93,34 @@ void write_part(const Mesh& mesh, const std::string& folder, const TrainState& s
   write_safetensors(folder + "/" + part_name(part, mesh.world->size()), tensors, metadata);
 }
 
+// Every rank's, in the order of the parts. Collective over world.
+std::vector<Screen::Memory> screens_of_parts(const Mesh& mesh, const TrainState& state) {
+  const double mine[2] = {state.screen.window, state.screen.relative_threshold};
+  const int ranks = mesh.world->size();
+  std::vector<double> all(static_cast<size_t>(2 * ranks));
+  mesh.world->all_gather(view_of(mine, 2), view_of(all.data(), 2 * ranks), "screens");
+  std::vector<Screen::Memory> parts(static_cast<size_t>(ranks));
+  for (int d = 0; d < mesh.data_size(); ++d)
+    for (int f = 0; f < mesh.feature_size(); ++f) {
+      const auto rank = static_cast<size_t>(d * mesh.feature_size() + f);
+      parts[static_cast<size_t>(part_of(mesh, f, d))] = {all[2 * rank],
+                                                         static_cast<float>(all[2 * rank + 1])};
+    }
+  return parts;
+}
+
+// On the mesh that wrote it each rank's own; on others the widest window, and no guess.
+Screen::Memory saved_screen(const Mesh& mesh, const CheckpointState& saved) {
+  const std::vector<double>& windows = saved.screen_windows;
+  if (windows.empty()) return {};
+  if (saved.mesh != mesh.name()) return {*std::max_element(windows.begin(), windows.end()), 0};
+  const auto part = static_cast<size_t>(part_of(mesh, mesh.feature_index, mesh.data_index));
+  return {windows[part], static_cast<float>(saved.screen_thresholds[part])};
+}
+
 nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, uint64_t seed,
-                                  const TrainState& state) {
+                                  const TrainState& state,
+                                  const std::vector<Screen::Memory>& screens) {
   const ModelConfig& model = state.dictionary.config;
   nlohmann::ordered_json out;
   out["format"] = kCheckpointFormat;
@@ -126,6 +152,13 @@ nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, ui
                               {"begin", latents.begin},
                               {"end", latents.end}});
     }
+  const bool screened = std::any_of(screens.begin(), screens.end(),
+                                    [](const auto& one) { return one != Screen::Memory{}; });
+  for (const Screen::Memory& screen : screens) {
+    if (!screened) break;
+    out["screen"]["windows"].push_back(screen.window);
+    out["screen"]["thresholds"].push_back(screen.relative_threshold);
+  }
   return out;
 }
 
@@ -207,6 +240,7 @@ void read_state(const CheckpointReader& reader, TrainState& state) {
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
                       const DataIdentity& data, uint64_t seed, const TrainState& state) {
   refuse_skipped_rows(mesh, state);
+  const std::vector<Screen::Memory> screens = screens_of_parts(mesh, state);
   const std::string name = fmt::format("step_{:09}", state.step);
   const std::string target = folder.empty() ? run + "/checkpoints/" + name : folder;
   const std::string temporary = target + ".tmp";
@@ -218,7 +252,7 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   write_part(mesh, temporary, state);
   mesh.world->barrier("checkpoint parts");
   if (mesh.world->rank() == 0) {
-    write_json(temporary + "/state.json", state_json(mesh, data, seed, state));
+    write_json(temporary + "/state.json", state_json(mesh, data, seed, state, screens));
     sync_folder(temporary);
     // First the pointer: while it names nothing, the highest step counts.
     if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
@@ -296,6 +330,7 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdent
   state.var_total = saved.var_total;
   state.normalization = reader.normalization();
   state.dictionary.threshold = saved.threshold;
+  state.screen = saved_screen(mesh, saved);
   if (with_ema && !reader.has("ema.W_enc"))
     fail_agreed(ExitCode::usage,
                 fmt::format("'{}' holds no averaged weights, but optim.ema is set", folder),

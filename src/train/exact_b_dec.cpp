@@ -18,6 +18,31 @@ double longest_row(const at::Tensor& rows_bd) {
   return std::isfinite(square) ? std::sqrt(square) : std::numeric_limits<double>::infinity();
 }
 
+// Of the own latents' lists, all parts together and AuxK's with them.
+struct Lists {
+  int64_t longest = 0;  // at least as long as every list
+  int64_t entries = 0;
+};
+
+Lists measure(std::span<const BatchPart> parts) {
+  at::Tensor counts, aux_counts;
+  const auto add = [](at::Tensor& sum, const LatentCodes& codes) {
+    const at::Tensor more = codes.latent_start.diff();
+    sum = sum.defined() ? sum + more : more;
+  };
+  for (const BatchPart& part : parts) {
+    add(counts, part.codes);
+    if (part.aux) add(aux_counts, part.aux->codes);
+  }
+  Lists out;
+  for (const at::Tensor& some : {counts, aux_counts}) {
+    if (!some.defined() || some.numel() == 0) continue;
+    out.longest += some.max().item<int64_t>();
+    out.entries += some.sum().item<int64_t>();
+  }
+  return out;
+}
+
 }  // namespace
 
 ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
@@ -32,13 +57,16 @@ ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
     l1 = part.l1;
   }
   const double w_row = dictionary.tied() ? longest_row(dictionary.w_dec_ld) : 1.01;  // else unit
-  double largest[4] = {g_element, g_row, w_row, largest_magnitude(dictionary.w_enc_ld)};
-  mesh.world->all_reduce(view_of(largest, 4), ReduceOp::max, "largest gradient");
-  // A latent's share: over at most all rows, slope times its encoder row.
-  const double slope = (largest[1] + l1) * largest[2];
-  const double share = static_cast<double>(batch_rows) * slope * largest[3];
-  if (!std::isfinite(largest[0]) || !std::isfinite(share)) return {{}, {}, false};
-  return {fixed_point(largest[0], batch_rows), fixed_point(share, dictionary.n), true};
+  Lists lists = measure(parts);
+  double largest[5] = {g_element, g_row, w_row, largest_magnitude(dictionary.w_enc_ld),
+                       static_cast<double>(lists.longest)};
+  mesh.world->all_reduce(view_of(largest, 5), ReduceOp::max, "largest gradient");
+  mesh.world->all_reduce(view_of(&lists.entries, 1), ReduceOp::sum, "codes of the batch");
+  // An entry's share: slope times its latent's encoder row.
+  const double share = (largest[1] + l1) * largest[2] * largest[3];
+  if (!std::isfinite(largest[0]) || !std::isfinite(share * largest[4])) return {{}, {}, false};
+  return {fixed_point(largest[0], batch_rows),
+          fixed_point_within(share * largest[4], share * static_cast<double>(lists.entries)), true};
 }
 
 at::Tensor sum_b_dec(const Mesh& mesh, const ExactBDec& exact, const std::vector<at::Tensor>& g_own,

@@ -20,7 +20,7 @@ at::Tensor block_sum(const Mesh& mesh, const at::Tensor& mine, int64_t block, co
 
 void share(const Mesh& mesh, const at::Tensor& rows_ld, const TrainState& state, const char* name) {
   at::Tensor all = with_padding(rows_ld, state.padded());
-  const at::Tensor mine = all.narrow(0, mesh.data_index * state.block, state.block).clone();
+  const at::Tensor mine = all.narrow(0, mesh.data_index * state.block, state.block);
   mesh.data->all_gather(view_of(mine), view_of(all), name);
 }
 

@@ -19,7 +19,7 @@ Isa common_isa(Communicator& world) {
 
 }  // namespace
 
-Isa resolve_isa(const std::string& asked, Isa common, bool was_auto) {
+Isa resolve_isa(const std::string& asked, Isa common, bool was_auto, bool deterministic) {
   const Isa isa = asked == "auto" ? common : isa_named(asked);
   if (isa <= common) return isa;
   const std::string lacks =
@@ -27,12 +27,20 @@ Isa resolve_isa(const std::string& asked, Isa common, bool was_auto) {
   if (!was_auto)
     fail_agreed(ExitCode::usage, fmt::format("kernels.isa = {}: {}", asked, lacks),
                 fmt::format("--kernels.isa {}", name_of(common)));
+  if (deterministic)
+    fail_agreed(
+        ExitCode::usage,
+        fmt::format("run.deterministic: the run used kernels.isa = {}, and {}", asked, lacks),
+        fmt::format("go on where every processor has {}, or --kernels.isa {} for other bits "
+                    "from here on",
+                    asked, name_of(common)));
   note(fmt::format("kernels.isa: {} ({})", name_of(common), lacks));
   return common;
 }
 
-std::string choose_kernels(Communicator& world, const KernelConfig& asked, bool was_auto) {
-  const Isa isa = resolve_isa(asked.isa, common_isa(world), was_auto);
+std::string choose_kernels(Communicator& world, const KernelConfig& asked, bool was_auto,
+                           bool deterministic) {
+  const Isa isa = resolve_isa(asked.isa, common_isa(world), was_auto, deterministic);
   use_isa(isa);
   use_kernels(asked.set == "tensor" ? &kTensorKernels : nullptr);
   return std::string(name_of(isa));

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -16,6 +17,8 @@
 #include "model/saved.h"
 #include "train/dead.h"
 #include "train/run_log.h"
+#include "train/start.h"
+#include "train/threshold.h"
 
 namespace megadict {
 
@@ -39,13 +42,31 @@ void save(Run& run, const std::string& folder) {
   if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
 }
 
+// From the sample that the run began with.
+double threshold_now(const Run& run) {
+  return calibrated_threshold(run.mesh, *run.job.data, run.job.plan->sample(kSampleRows),
+                              run.job.data_config.batch_size, run.state);
+}
+
 void evaluate_now(Run& run, bool final) {
   if (!run.job.eval_data) return;
+  Dictionary judged = run.state.dictionary;
+  if (!final) judged.threshold = threshold_now(run);
   const MetricReport report =
-      evaluate(run.mesh, run.state.dictionary, run.state.normalization, *run.job.eval_data,
+      evaluate(run.mesh, judged, run.state.normalization, *run.job.eval_data,
                {run.job.eval.tokens, run.job.data_config.batch_size});
   release_free_memory();
   run.log.evaluation(run.state, report, final);
+}
+
+// The finished dictionary's; a checkpoint on the way holds the running average.
+void calibrate(Run& run) {
+  double& threshold = run.state.dictionary.threshold;
+  const double running = std::exchange(threshold, threshold_now(run));
+  if (threshold != running)
+    say(fmt::format("threshold {:.5g} on training rows (running average {:.5g})", threshold,
+                    running));
+  release_free_memory();
 }
 
 // What the step's own sums and rank 0's clock ask for; the same on every rank.
@@ -123,6 +144,7 @@ ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state) {
                        mesh.feature_index, run.state.step, job.data_config.queue);
     const ExitCode code = steps(run, stream);
     if (code != ExitCode::done) return code;
+    calibrate(run);
     save(run, "");
   }
   save(run, job.run.dir + "/final");

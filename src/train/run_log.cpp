@@ -27,14 +27,11 @@ constexpr std::pair<const char*, const char*> kDensityNames[] = {
 
 RunLog::RunLog(const Mesh& mesh, const TrainJob& job) : mesh_(mesh), job_(job) {}
 
-double RunLog::comm_seconds() const {
-  return mesh_.world->seconds() + mesh_.feature->seconds() + mesh_.data->seconds();
-}
-
 void RunLog::begin(const TrainState& state) {
   begin_s_ = last_s_ = seconds_now();
   begin_tokens_ = last_tokens_ = state.tokens;
-  last_comm_s_ = comm_seconds();
+  last_comm_s_ = communication_seconds(mesh_);
+  last_moved_s_ = background_seconds();
   if (mesh_.world->rank() != 0) return;
   const std::string path = job_.run.dir + "/metrics.jsonl";
   // Lines after the checkpoint belong to steps that are done again.
@@ -56,13 +53,15 @@ void RunLog::begin(const TrainState& state) {
 }
 
 void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, double data_wait_s) {
-  const double now = seconds_now(), comm = comm_seconds();
+  const double now = seconds_now(), comm = communication_seconds(mesh_);
+  const double moved = background_seconds(), moved_s = moved - last_moved_s_;
   const double rate = static_cast<double>(state.tokens - last_tokens_) / (now - last_s_);
   const double data_s = data_wait_s - last_data_wait_s_, comm_s = comm - last_comm_s_;
   last_s_ = now;
   last_tokens_ = state.tokens;
   last_data_wait_s_ = data_wait_s;
   last_comm_s_ = comm;
+  last_moved_s_ = moved;
   if (!metrics_) return;
   const bool known = dead >= 0;
   const double dead_pct =
@@ -78,6 +77,7 @@ void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, do
   line["tokens_per_s"] = rate;
   line["data_wait_s"] = data_s;
   line["comm_s"] = comm_s;
+  if (job_.step.overlap) line["comm_meanwhile_s"] = moved_s;
   if (activation_named(state.dictionary.config.activation).whole_batch)
     line["threshold"] = state.dictionary.threshold;
   if (const ScreenStats& s = r.screen; s.rows > 0) {  // of rank 0's latents

@@ -22,12 +22,10 @@ class RunLog {
   void end(const TrainState& state);
 
  private:
-  double comm_seconds() const;
-
   const Mesh& mesh_;
   const TrainJob& job_;
   std::unique_ptr<JsonLines> metrics_;  // rank 0 only
-  double begin_s_ = 0, last_s_ = 0, last_data_wait_s_ = 0, last_comm_s_ = 0;
+  double begin_s_ = 0, last_s_ = 0, last_data_wait_s_ = 0, last_comm_s_ = 0, last_moved_s_ = 0;
   int64_t begin_tokens_ = 0, last_tokens_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <deque>
 #include <optional>
 
 #include "base/clock.h"
@@ -20,6 +21,7 @@
 #include "train/exchange.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
+#include "train/threshold.h"
 #include "train/update.h"
 
 namespace megadict {
@@ -33,6 +35,7 @@ struct Step {
   const StepConfig& config;
   TrainState& state;
   StepWorkspace& work;
+  const MicroBatchSource& next;
   AuxK aux = {};
   StepSums sums = {};
   StageSeconds seconds = {};
@@ -88,8 +91,8 @@ Screen* screen_of(Step& step) {
   return step.work.screen ? &*step.work.screen : nullptr;
 }
 
-// With a screen, a few rows chosen by step and micro-batch are compared with the exact result.
-Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
+// Rows of a micro-batch that the screen is compared on with the exact result.
+std::vector<int64_t> rows_to_check(const Step& step, const Rows& rows, int64_t micro) {
   std::vector<int64_t> check;
   const Rng rng{.purpose = Purpose::screen_check, .step = static_cast<uint64_t>(step.state.step)};
   if (step.work.screen && rows.real_rows() > 0)
@@ -98,48 +101,126 @@ Forward encode_and_decode(Step& step, const Rows& rows, int64_t micro) {
                                            static_cast<uint64_t>(rows.real_rows())));
   std::sort(check.begin(), check.end());
   check.erase(std::unique(check.begin(), check.end()), check.end());
-  return forward(step.mesh, step.state.dictionary, rows,
-                 {EncodeFor::training, screen_of(step), check}, step.sums_as());
+  return check;
 }
 
-void accumulate(Step& step, const MicroBatch& micro) {
+// A micro-batch on its way through the stages below.
+struct Micro {
+  MicroBatch batch = {};
+  Arriving raw = {};
+  Rows rows = {};
+  Forward fwd = {};
+  Decoding decoding = {};
+  Arriving g = {};
+  ArrivingPart part = {};
+};
+
+void start_rows(Step& step, Micro& micro) {
+  {
+    const Timer timer(step.seconds.wait);
+    micro.batch = step.next();
+  }
+  const Timer timer(step.seconds.rows);
   const Dictionary& dictionary = step.state.dictionary;
-  Rows rows;
+  micro.raw = start_gather_rows(step.mesh, micro.batch, dictionary.d, dictionary.w_enc_ld.device());
+}
+
+void encode(Step& step, Micro& micro) {
   {
     const Timer timer(step.seconds.rows);
-    rows = gather_rows(step.mesh, micro, dictionary.d, step.state.normalization,
-                       dictionary.w_enc_ld.device());
+    micro.rows = finish_rows(step.mesh, micro.batch, micro.raw.wait(), step.state.normalization);
+    micro.batch.data = Bytes();
   }
-  const Forward fwd = encode_and_decode(step, rows, micro.micro);
-  step.seconds.encode += fwd.encode_s;
-  step.seconds.decode += fwd.decode_s;
-  const double square = sum_of_squares(fwd.residual_sd);
+  const auto check = rows_to_check(step, micro.rows, micro.batch.micro);
+  micro.fwd = encode_rows(step.mesh, step.state.dictionary, micro.rows,
+                          {EncodeFor::training, screen_of(step), check});
+  micro.rows.x_bd.reset();
+  step.seconds.encode += micro.fwd.encode_s;
+  step.sums.l0 += micro.fwd.codes.nnz();
+  step.least = micro.fwd.least;
+  if (step.l1_weight > 0) step.sums.l1 += l1_sum(step.state.dictionary, micro.fwd.codes);
+  mark_fired(micro.fwd.codes, step.work.fired_l);
+}
+
+void decode(Step& step, Micro& micro) {
+  micro.decoding =
+      start_reconstruction(step.mesh, step.state.dictionary, micro.rows, step.sums_as(), micro.fwd);
+}
+
+void residual(Step& step, Micro& micro) {
+  finish_residual(step.mesh, micro.rows, micro.decoding, micro.fwd);
+  step.seconds.decode += micro.fwd.decode_s;
+  const at::Tensor& residual_sd = micro.fwd.residual_sd;
+  const double square = sum_of_squares(residual_sd);
   if (!std::isfinite(square)) {
     step.sums.not_finite += 1;
-    name_bad_rows(micro, fwd.residual_sd, step.state.step);
+    name_bad_rows(micro.batch, residual_sd, step.state.step);
   }
   step.sums.square += square / step.state.var_total;
-  step.sums.l0 += fwd.codes.nnz();
-  step.least = fwd.least;
-  if (step.l1_weight > 0) step.sums.l1 += l1_sum(dictionary, fwd.codes);
-  mark_fired(fwd.codes, step.work.fired_l);
-  const at::Tensor g_own = fwd.residual_sd * (2.0 / step.state.var_total);
-  BatchPart part{.xc_bd = fwd.xc_bd, .raw_bd = rows.raw_bd, .l1 = step.l1_weight};
-  part.g_bd = gather_from_owners(step.mesh, g_own, "residual gradient");
+  const at::Tensor g_own = residual_sd * (2.0 / step.state.var_total);
   if (step.config.deterministic)
     step.g_own.push_back(g_own);
   else
     step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
+  micro.g = start_gather_from_owners(step.mesh, g_own, "residual gradient");
+}
+
+void share(Step& step, Micro& micro) {
+  BatchPart part{.xc_bd = micro.fwd.xc_bd, .raw_bd = micro.rows.raw_bd, .l1 = step.l1_weight};
+  part.g_bd = micro.g.wait();
   if (step.aux.active()) {
     const Timer timer(step.seconds.auxk);
-    part.aux = auxk_forward(step.mesh, dictionary, rows, fwd, step.aux);
+    part.aux = auxk_forward(step.mesh, step.state.dictionary, micro.rows, micro.fwd, step.aux);
   }
   const Timer timer(step.seconds.update);
-  part.codes = kernels_for(part.g_bd).by_latent(fwd.codes);
+  part.codes = kernels_for(part.g_bd).by_latent(micro.fwd.codes);
   if (step.one_pass)
-    step.parts.push_back(tokens_to_owners(step.mesh, step.state, step.aux, std::move(part)));
+    micro.part = tokens_to_owners(step.mesh, step.state, step.aux, std::move(part));
   else
-    add_to_tensors(step, part, micro.micro == 0);
+    add_to_tensors(step, part, micro.batch.micro == 0);
+}
+
+void keep(Step& step, Micro& micro) {
+  const Timer timer(step.seconds.update);
+  if (step.one_pass) step.parts.push_back(micro.part.wait());
+  micro = {};
+}
+
+// Each stage meets the micro-batches in their order, so sums have the same bits either way.
+// Returns the rows of the batch.
+int64_t one_after_the_other(Step& step) {
+  for (;;) {
+    Micro micro;
+    start_rows(step, micro);
+    const MicroBatch& batch = micro.batch;
+    const bool last = batch.last_of_step;
+    const int64_t rows = batch.batch_rows;
+    for (const auto stage : {encode, decode, residual, share, keep}) stage(step, micro);
+    if (last) return rows;
+  }
+}
+
+// While a micro-batch is encoded, the rows of the one after it and the exchanges of three before it
+// are under way: each stage waits for what another started before the encode.
+int64_t overlapped(Step& step) {
+  std::deque<Micro> all;
+  int64_t rows = 0;
+  for (size_t tick = 0, end = 1; tick < end; ++tick) {
+    if (rows == 0) {
+      start_rows(step, all.emplace_back());
+      end = tick + 5;
+      if (all.back().batch.last_of_step) rows = all.back().batch.batch_rows;
+    }
+    const auto run = [&](size_t behind, auto stage) {
+      if (tick >= behind && tick - behind < all.size()) stage(step, all[tick - behind]);
+    };
+    run(1, encode);
+    run(4, keep);
+    run(3, share);
+    run(2, residual);
+    run(1, decode);
+  }
+  return rows;
 }
 
 struct AuxResult {
@@ -220,15 +301,6 @@ void update_ema(double decay, TrainState& state) {
   state.ema_b_dec.lerp_(state.dictionary.b_dec_d, weight);
 }
 
-// Averages over about the last tenth of the steps so far, and no more than 1000: the field's decay
-// of .999 from step 10,000 on, while a shorter run does not remember how it started.
-void update_threshold(double least, TrainState& state) {
-  if (least <= 0) return;
-  double& threshold = state.dictionary.threshold;
-  const double weight = std::max(1e-3, 10 / (static_cast<double>(state.step) + 10));
-  threshold += (threshold > 0 ? weight : 1) * (least - threshold);
-}
-
 StepResult result_of(const Step& step, const StepSums& total, int64_t rows, double aux_loss) {
   const auto b = static_cast<double>(rows);
   StepResult out;
@@ -256,7 +328,10 @@ StepWorkspace make_workspace(const TrainState& state, const std::string& encode)
                      at::zeros({state.dictionary.latents.size()}, options.dtype(at::kBool)),
                      {},
                      {}};
-  if (encode == "screen_int8") work.screen.emplace(state.dictionary.w_enc_ld);
+  if (encode == "screen_int8") {
+    work.screen.emplace(state.dictionary.w_enc_ld);
+    work.screen->remember(state.screen);
+  }
   return work;
 }
 
@@ -264,17 +339,9 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
                       bool want_norm, TrainState& state, StepWorkspace& workspace) {
   const c10::NoGradGuard no_grad;
   const double begin_s = seconds_now();
-  Step step{mesh, config, state, workspace};
+  Step step{mesh, config, state, workspace, next};
   begin(step);
-  int64_t batch_rows = 0;
-  for (bool last = false; !last;) {
-    const double wait_s = seconds_now();
-    const MicroBatch micro = next();
-    step.seconds.wait += seconds_now() - wait_s;
-    accumulate(step, micro);
-    batch_rows = micro.batch_rows;
-    last = micro.last_of_step;
-  }
+  const int64_t batch_rows = config.overlap ? overlapped(step) : one_after_the_other(step);
   const AuxResult aux = finish_auxk(step, batch_rows);
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
@@ -294,7 +361,10 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   StepResult result = result_of(step, step.sums, batch_rows, aux.loss);
   result.lr = lr;
   result.grad_norm = updated.norm;
-  if (workspace.screen) result.screen = workspace.screen->take_stats();
+  if (workspace.screen) {
+    result.screen = workspace.screen->take_stats();
+    state.screen = workspace.screen->memory();
+  }
   if (!result.finite) return result;
   update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);

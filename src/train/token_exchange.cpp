@@ -13,10 +13,10 @@ namespace megadict {
 namespace {
 
 // All data rows' [rows, d], one after the other.
-at::Tensor gather_over_data(const Mesh& mesh, const at::Tensor& mine, const char* name) {
-  at::Tensor all = at::empty({mine.size(0) * mesh.data_size(), mine.size(1)}, mine.options());
+Arriving start_over_data(const Mesh& mesh, const at::Tensor& mine, const char* name) {
   const at::Tensor own = mine.contiguous();
-  mesh.data->all_gather(view_of(own), view_of(all), name);
+  Arriving all{at::empty({own.size(0) * mesh.data_size(), own.size(1)}, own.options()), own};
+  all.pending = mesh.data->start_all_gather(view_of(own), view_of(all.tensor), name);
   return all;
 }
 
@@ -36,13 +36,8 @@ std::vector<int64_t> list_cuts(const TrainState& state, int64_t lists, const at:
   return cuts;
 }
 
-// Lists on their way: for each owner its lists' headers (list, count), then their entries (row,
-// value), two words each.
-struct Message {
-  std::vector<int32_t> words;
-  std::vector<int64_t> word_counts;  // per owner
-  std::vector<int64_t> sizes;        // per owner: headers, entries
-};
+// For each owner its lists' headers (list, count), then their entries (row, value), two words each.
+using Message = ArrivingLists::Message;
 
 Message pack(const LatentCodes& codes, const std::vector<int64_t>& cuts) {
   const auto* start = codes.latent_start.const_data_ptr<int64_t>();
@@ -103,28 +98,29 @@ LatentCodes merge(const Message& from, int64_t lists, int64_t rows) {
 }
 
 // Every owner gets its lists of all data rows. On the host: the lists are cut and merged there.
-LatentCodes lists_to_owners(const Mesh& mesh, const LatentCodes& mine,
-                            const std::vector<int64_t>& cuts, const char* name) {
-  const at::Device device = mine.value.device();
-  const Message sent = pack({mine.rows, mine.latents, mine.latent_start.to(at::kCPU),
-                             mine.row.to(at::kCPU), mine.value.to(at::kCPU)},
-                            cuts);
+ArrivingLists lists_to_owners(const Mesh& mesh, const LatentCodes& mine,
+                              const std::vector<int64_t>& cuts, const char* name) {
+  ArrivingLists out;
+  out.device = mine.value.device();
+  out.rows = mine.rows;
+  const auto me = static_cast<size_t>(mesh.data_index);
+  out.lists = cuts[me + 1] - cuts[me];
+  out.sent = pack({mine.rows, mine.latents, mine.latent_start.to(at::kCPU), mine.row.to(at::kCPU),
+                   mine.value.to(at::kCPU)},
+                  cuts);
   const auto ranks = static_cast<size_t>(mesh.data_size());
-  Message got{{}, {}, std::vector<int64_t>(2 * ranks)};
-  mesh.data->all_to_all(view_of(sent.sizes.data(), static_cast<int64_t>(2 * ranks)),
+  Message& got = out.got;
+  got.sizes.resize(2 * ranks);
+  mesh.data->all_to_all(view_of(out.sent.sizes.data(), static_cast<int64_t>(2 * ranks)),
                         view_of(got.sizes.data(), static_cast<int64_t>(2 * ranks)), "list sizes");
   for (size_t i = 0; i < ranks; ++i)
     got.word_counts.push_back(2 * (got.sizes[2 * i] + got.sizes[2 * i + 1]));
   got.words.resize(static_cast<size_t>(
       std::accumulate(got.word_counts.begin(), got.word_counts.end(), int64_t{0})));
-  mesh.data->all_to_all_v(
-      view_of(sent.words.data(), static_cast<int64_t>(sent.words.size())), sent.word_counts,
+  const std::vector<int32_t>& words = out.sent.words;
+  out.pending = mesh.data->start_all_to_all_v(
+      view_of(words.data(), static_cast<int64_t>(words.size())), out.sent.word_counts,
       view_of(got.words.data(), static_cast<int64_t>(got.words.size())), got.word_counts, name);
-  const auto me = static_cast<size_t>(mesh.data_index);
-  LatentCodes out = merge(got, cuts[me + 1] - cuts[me], mine.rows);
-  out.latent_start = out.latent_start.to(device);
-  out.row = out.row.to(device);
-  out.value = out.value.to(device);
   return out;
 }
 
@@ -134,23 +130,47 @@ at::Tensor dead_on_host(const AuxK& aux) {
 
 }  // namespace
 
-BatchPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const AuxK& aux,
-                           BatchPart mine) {
-  if (mesh.data_size() == 1) return mine;
-  const Dictionary& dictionary = state.dictionary;
-  BatchPart out{.l1 = mine.l1};
-  out.codes = lists_to_owners(mesh, mine.codes, list_cuts(state, mine.codes.latents, {}),
-                              "codes to owners");
-  out.xc_bd =
-      normalized(gather_over_data(mesh, mine.raw_bd, "rows to owners"), state.normalization);
-  out.xc_bd.sub_(dictionary.b_dec_d);
-  out.g_bd = gather_over_data(mesh, mine.g_bd, "residual gradient to owners");
-  if (!mine.aux) return out;
-  const at::Tensor dead = dead_on_host(aux);
-  out.aux = AuxForward{
-      lists_to_owners(mesh, mine.aux->codes, list_cuts(state, mine.aux->codes.latents, dead),
-                      "auxk codes to owners"),
-      gather_over_data(mesh, mine.aux->g_bd, "auxk residual gradient to owners")};
+LatentCodes ArrivingLists::wait() {
+  pending.wait();
+  LatentCodes out = merge(got, lists, rows);
+  out.latent_start = out.latent_start.to(device);
+  out.row = out.row.to(device);
+  out.value = out.value.to(device);
+  return out;
+}
+
+ArrivingPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const AuxK& aux,
+                              BatchPart mine) {
+  ArrivingPart out;
+  out.mine_ = std::move(mine);
+  if (mesh.data_size() == 1) return out;
+  out.state_ = &state;
+  BatchPart& part = out.mine_;
+  out.codes_ = lists_to_owners(mesh, part.codes, list_cuts(state, part.codes.latents, {}),
+                               "codes to owners");
+  out.raw_ = start_over_data(mesh, part.raw_bd, "rows to owners");
+  out.g_ = start_over_data(mesh, part.g_bd, "residual gradient to owners");
+  if (part.aux) {
+    const AuxForward& its = *part.aux;
+    out.aux_codes_ =
+        lists_to_owners(mesh, its.codes, list_cuts(state, its.codes.latents, dead_on_host(aux)),
+                        "auxk codes to owners");
+    out.aux_g_ = start_over_data(mesh, its.g_bd, "auxk residual gradient to owners");
+  }
+  const bool with_aux = part.aux.has_value();
+  part = {.l1 = part.l1};  // what is sent is kept where it is sent from
+  if (with_aux) part.aux.emplace();
+  return out;
+}
+
+BatchPart ArrivingPart::wait() {
+  if (state_ == nullptr) return std::move(mine_);
+  BatchPart out = std::move(mine_);
+  out.codes = codes_.wait();
+  out.xc_bd = normalized(raw_.wait(), state_->normalization);
+  out.xc_bd.sub_(state_->dictionary.b_dec_d);
+  out.g_bd = g_.wait();
+  if (out.aux) out.aux = AuxForward{aux_codes_.wait(), aux_g_.wait()};
   return out;
 }
 

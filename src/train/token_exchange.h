@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "model/arriving.h"
 #include "model/auxk.h"
 #include "train/state.h"
 
@@ -24,11 +25,38 @@ struct BatchPart {
   std::optional<AuxForward> aux = {};
 };
 
-// The same of all data rows' tokens, restricted to the latents of state.own, ids counted from
-// own.begin; AuxK's lists are those of own_dead(). Rows of data row i follow those of row i - 1.
+// Codes by latent on their way: each owner's lists.
+struct ArrivingLists {
+  struct Message {
+    std::vector<int32_t> words;
+    std::vector<int64_t> word_counts;  // per rank
+    std::vector<int64_t> sizes;        // per rank: headers, entries
+  };
+  Message sent = {}, got = {};
+  int64_t lists = 0, rows = 0;  // mine; of a data row
+  at::Device device = at::kCPU;
+  Pending pending = {};
+  LatentCodes wait();
+};
+
+// A part on its way to the rows' owners.
+class ArrivingPart {
+ public:
+  // The same of all data rows' tokens, restricted to the latents of state.own, ids counted from
+  // own.begin; AuxK's lists are those of own_dead(). Rows of data row i follow those of row i - 1.
+  // Collective over data, like the start; once.
+  BatchPart wait();
+
+ private:
+  friend ArrivingPart tokens_to_owners(const Mesh&, const TrainState&, const AuxK&, BatchPart);
+  BatchPart mine_;  // all there is at data axis 1
+  const TrainState* state_ = nullptr;
+  ArrivingLists codes_, aux_codes_;
+  Arriving raw_, g_, aux_g_;
+};
 // Collective over data.
-BatchPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const AuxK& aux,
-                           BatchPart mine);
+ArrivingPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const AuxK& aux,
+                              BatchPart mine);
 
 // The dead latents among state.own, ids counted from own.begin.
 at::Tensor own_dead(const TrainState& state, const AuxK& aux);

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "train/exchange.h"
 
 namespace megadict {
@@ -63,12 +65,23 @@ void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
 
 namespace {
 
+// Which of the first rows hold anything but zeros; in blocks, since a mask would be a quarter of g.
+at::Tensor rows_with_values(const at::Tensor& g, int64_t rows) {
+  constexpr int64_t kBlock = 1024;
+  at::Tensor out = at::empty({rows}, g.options().dtype(at::kBool));
+  for (int64_t begin = 0; begin < rows; begin += kBlock) {
+    const int64_t count = std::min(kBlock, rows - begin);
+    out.narrow(0, begin, count).copy_(g.narrow(0, begin, count).ne(0).any(1));
+  }
+  return out;
+}
+
 // Steps without gradient since a row's last update; -1 where this step has none either.
 at::Tensor skipped_steps(const RowGradients& own, int64_t step, TrainState& state) {
   const int64_t rows = state.own.size();
   at::Tensor touched = own.b_enc_l.narrow(0, 0, rows).ne(0);
   for (const at::Tensor& g : {own.w_enc_ld, own.w_dec_ld})
-    touched = touched.logical_or(g.narrow(0, 0, rows).ne(0).any(1));
+    touched.logical_or_(rows_with_values(g, rows));
   const at::Tensor skipped =
       at::where(touched, step - 1 - state.last_step_l, at::full_like(state.last_step_l, -1));
   state.last_step_l.masked_fill_(touched, step);

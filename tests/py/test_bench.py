@@ -24,6 +24,7 @@ def test_kernels(megadict_bin, tmp_path):
 @pytest.mark.parametrize("ranks, more", [
     (0, []), (0, ["--encode", "fp32", "--optimiser", "adam_b1_0", "--dead", "40", "--k_aux", "9"]), (2, []),
     (4, ["--mesh.data", "2", "--mesh.feature", "2", "--optimiser", "sign_sgd"]),
+    (4, ["--mesh.data", "2", "--mesh.exchange", "tokens", "--micro", "13", "--mesh.overlap", "true"]),
 ])  # fmt: skip
 def test_step(megadict_bin, tmp_path, ranks, more):
     out = tmp_path / "step.json"
@@ -33,7 +34,10 @@ def test_step(megadict_bin, tmp_path, ranks, more):
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     times = {line["name"]: line["median_s"] for line in report["lines"]}
-    assert set(times) == {"rows", "encode", "decode", "auxk", "update", "step"}
+    names = ["rows", "encode", "decode", "auxk", "update", "step", "in collectives"]
+    if "--mesh.overlap" in more:
+        names += [f"overlapped {name}" for name in names] + ["moved meanwhile"]
+    assert list(times) == names
     assert (times["auxk"] > 0) == ("--k_aux" in more)
     assert 0 < times["encode"] < times["step"]
 

@@ -47,6 +47,33 @@ def test_a_screened_run_resumes_to_the_same_bits(megadict_bin, vnni, data, tmp_p
     done = run(megadict_bin, train_words(data, half, **more, **resume))
     assert done.returncode == 0, done.stderr
     assert same_bits(whole / "final", half / "final")
+    assert screens_of(whole / "final") == screens_of(half / "final")
+
+
+def screens_of(folder):
+    return json.loads((folder / "state.json").read_text())["screen"]
+
+
+def test_a_window_that_a_miss_widened_survives_a_resume(megadict_bin, vnni, data, tmp_path):
+    """Each rank's own on the mesh that wrote it, the widest on another; older checkpoints have none."""
+    more = {"kernels__encode": "screen_int8", "checkpoint__every_steps": 5, "data__tokens": 101 * 10,
+            "checkpoint__keep": 9}  # fmt: skip
+    done = run(megadict_bin, train_words(data, tmp_path / "run", **more, **mesh_words((1, 2))), 2)
+    assert done.returncode == 0, done.stderr
+    half = tmp_path / "run" / "checkpoints" / "step_000000005"
+    state = json.loads((half / "state.json").read_text())
+    assert state["screen"]["windows"] == [6, 6] and min(state["screen"]["thresholds"]) > 0
+    state["screen"]["windows"] = [7.5, 6]  # as a miss on rank 0 would have left it
+    for name, screen, shape, windows in (("same", state["screen"], (1, 2), [7.5, 6]),
+                                         ("other", state["screen"], (2, 1), [7.5, 7.5]),
+                                         ("old", None, (1, 2), [6, 6])):  # fmt: skip
+        if screen is None:
+            del state["screen"]
+        (half / "state.json").write_text(json.dumps(state))
+        words = train_words(data, tmp_path / name, **more, **mesh_words(shape), run__resume=half)
+        done = run(megadict_bin, words, 2)
+        assert done.returncode == 0, done.stderr
+        assert screens_of(tmp_path / name / "final")["windows"] == windows
 
 
 def test_auto_is_measured_once_and_kept(megadict_bin, data, tmp_path):

@@ -39,6 +39,18 @@ void sleeps(Job& job) {
   reduce(job.feature, 8, "partial sums");
 }
 
+// In the middle of a collective of two halves, too large to go without it.
+void computes(Job& job) {
+  const int64_t count = int64_t{1} << 22;
+  std::vector<float> mine(static_cast<size_t>(count)),
+      all(static_cast<size_t>(count * job.world.size()));
+  Pending rows = job.feature.start_all_gather(
+      view_of(mine.data(), count), view_of(all.data(), count * job.world.size()), "rows");
+  if (job.odd() && job.value == "fails") fail(ExitCode::bad_data, "this rank cannot go on");
+  if (job.odd()) sleep(60);
+  rows.wait();
+}
+
 void stops(Job& job) {
   if (job.odd()) raise(SIGSTOP);
   reduce(job.feature, 8, "partial sums");
@@ -111,6 +123,7 @@ constexpr Fault kFaults[] = {
     {"sleeps", sleeps},     {"stops", stops},         {"leaves", leaves},
     {"fails", fails_alone}, {"agreed", fails_agreed}, {"mismatch", stops_in_mismatch},
     {"works", works},       {"gpus", asks_for_gpus},  {"all_fail", all_fail},
+    {"computes", computes},
 };
 
 int run(int argc, char** argv) {

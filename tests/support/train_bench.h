@@ -3,12 +3,12 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "model/generic.h"
 #include "model/initialise.h"
+#include "model/tensor_views.h"
 #include "train/step.h"
 
 namespace megadict {
@@ -101,6 +101,7 @@ struct Bench {
   Problem problem;
   TrainState state;
   StepConfig config;
+  DType stored = DType::f32;  // rows of the shards
 
   static constexpr int64_t kWindow = 1000;  // tokens after which a latent is dead
 
@@ -131,13 +132,14 @@ struct Bench {
     out.last_of_step = begin + out.rows == c.batch;
     out.part = row_part(out.rows, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                         mesh.feature_index);
-    out.data = Bytes(static_cast<size_t>(out.part.slot * width) * sizeof(float));
+    out.dtype = stored;
+    out.data = Bytes(static_cast<size_t>(out.part.slot * width) * size_of(stored));
     const int64_t owned = out.part.owned.size();
     const int64_t first = begin + out.part.row_range.begin + out.part.owned.begin;
     for (int64_t i = 0; i < owned; ++i) out.row_ids.push_back(first + i);
     if (owned > 0)
-      std::memcpy(out.data.data(), problem.x_bd.const_data_ptr<float>() + first * width,
-                  static_cast<size_t>(owned * width) * sizeof(float));
+      at::from_blob(out.data.data(), {owned, width}, scalar_type_of(stored))
+          .copy_(problem.x_bd.narrow(0, first, owned));
     return out;
   }
 
