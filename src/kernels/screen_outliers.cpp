@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kSample = 128;     // rows of each kind
 constexpr double kWorthwhile = 0.5;  // of the variance
-constexpr double kAsGood = 1.2;      // of the least variance: then fewer dims do
+constexpr double kPriceOfDim = 0.1;  // each must save so much of it
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -88,17 +88,19 @@ std::vector<int64_t> outlier_dims(const ScreenProduct& product, const float* x, 
   std::stable_sort(dims.begin(), dims.end(),
                    [&](int64_t a, int64_t b) { return prominent(a) > prominent(b); });
   dims.resize(static_cast<size_t>(std::min(most, d / 4)));
-  std::vector<double> without = {variance(product, of_x, of_w)};  // the first 0, 1, 2... dims
-  for (const int64_t dim : dims) {
-    of_x.clear(dim);
-    of_w.clear(dim);
-    without.push_back(variance(product, of_x, of_w));
+  const double with_all = variance(product, of_x, of_w);
+  double least = kWorthwhile * with_all, price = 1;
+  size_t best = 0;  // how many dims to leave out
+  for (size_t i = 0; i < dims.size(); ++i) {
+    of_x.clear(dims[i]);
+    of_w.clear(dims[i]);
+    price += kPriceOfDim;
+    const double cost = price * variance(product, of_x, of_w);
+    if (!(cost < least)) continue;
+    least = cost;
+    best = i + 1;
   }
-  const double least = *std::min_element(without.begin(), without.end());
-  if (!(least < kWorthwhile * without.front())) return {};
-  const auto enough = std::find_if(without.begin(), without.end(),
-                                   [least](double v) { return v <= kAsGood * least; });
-  dims.resize(static_cast<size_t>(enough - without.begin()));
+  dims.resize(best);
   std::sort(dims.begin(), dims.end());
   return dims;
 }
