@@ -39,8 +39,9 @@ struct Screen::Pass {
   const float* bias;
   int64_t k, rows, blocks, capacity, dims;  // dims: kept apart
   double window;
-  Buffer<uint8_t> x;                                          // packed for the tile
-  Buffer<float> unit, inverse, step, size, reach, threshold;  // by row, padded to whole blocks
+  Buffer<uint8_t> x;  // packed for the tile
+  Buffer<float> norm, unit, inverse, step, size, reach,
+      threshold;        // by row, padded to whole blocks
   Buffer<float> apart;  // [blocks, dims, 64], in units of the row
   Buffer<Hit> hits;
   Buffer<int32_t> count;
@@ -58,7 +59,7 @@ struct Screen::Pass {
         window(window_) {
     const int64_t padded = blocks * kBlock;
     x = Buffer<uint8_t>(padded * w.p, 0);
-    for (auto* v : {&unit, &inverse, &step, &size, &reach}) *v = Buffer<float>(padded, 0.0f);
+    for (auto* v : {&norm, &unit, &inverse, &step, &size, &reach}) *v = Buffer<float>(padded, 0.0f);
     threshold = Buffer<float>(padded, kNever);
     apart = Buffer<float>(padded * dims, 0.0f);
     hits = Buffer<Hit>(padded * capacity);
@@ -71,6 +72,7 @@ struct Screen::Pass {
   void pack(int64_t row) {
     std::vector<float> rest(args.x_bd.const_data_ptr<float>() + row * w.d,
                             args.x_bd.const_data_ptr<float>() + (row + 1) * w.d);
+    norm[row] = static_cast<float>(std::sqrt(dot(rest.data(), rest.data(), w.d)));
     double apart_square = 0;
     for (int64_t i = 0; i < dims; ++i) {
       float& value = rest[static_cast<size_t>(w.apart[static_cast<size_t>(i)])];
@@ -229,7 +231,7 @@ enum Outcome : uint8_t { kDone, kGuessTooHigh, kHopeless };
 
 struct Screen::Found {
   Candidates best;
-  Buffer<float> size;            // of each row (screen_product.h)
+  Buffer<float> norm;            // |x| of each row
   std::vector<uint8_t> outcome;  // of each row
 
   int64_t k() const { return best.value.size(1); }
@@ -290,7 +292,7 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; ++row) {
       pass.pack(row);
-      pass.start_at(row, start.empty() ? relative_threshold_ * pass.size[row]
+      pass.start_at(row, start.empty() ? relative_threshold_ * pass.norm[row]
                                        : start[static_cast<size_t>(row)]);
     }
 #pragma omp for schedule(dynamic, 1)
@@ -307,7 +309,7 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
         found.outcome[at] = kGuessTooHigh;
     }
   }
-  found.size = pass.size;
+  found.norm = pass.norm;
   stats_.hits += hits;
   stats_.rescored += rescored;
   return found;
@@ -405,8 +407,8 @@ void Screen::learn_threshold(const Found& found) {
   Buffer<float> relative(found.best.value.size(0));
   float* end = relative.begin();
   for (int64_t row = 0; row < relative.size(); ++row)
-    if (found.size[row] > 0 && std::isfinite(found.size[row]))
-      *end++ = found.last(row) / found.size[row];
+    if (found.norm[row] > 0 && std::isfinite(found.norm[row]))
+      *end++ = found.last(row) / found.norm[row];
   if (end == relative.begin()) return;
   float* at = relative.begin() +
               static_cast<int64_t>(kGuessPercentile * static_cast<double>(end - relative.begin()));

@@ -11,7 +11,7 @@ namespace megadict {
 namespace {
 
 constexpr int64_t kSample = 128;     // rows of each kind
-constexpr double kWorthwhile = 0.5;  // of the variance
+constexpr double kWorthwhile = 0.8;  // of the variance
 constexpr double kPriceOfDim = 0.1;  // each must save so much of it
 
 double median(std::vector<double> values) {
