@@ -145,6 +145,27 @@ TEST_P(ScreenOf, OutliersThatHideTheRest) {
   for (int call = 0; call < 2; ++call) expect_same(screen.topk(in.args(), s.k), in, s.k);
 }
 
+// Two large dims are kept apart; so large in one row that fp32 rounds them coarsely, and nearly all
+// that there is of two latents.
+TEST_P(ScreenOf, LargeDimsKeptApart) {
+  const int64_t d = shape().d;
+  if (d < 64) return;
+  Input in = input();
+  in.x.select(1, 7).mul_(30);
+  in.x.select(1, d - 3).mul_(40);
+  Screen screen(in.w, tile());
+  for (int call = 0; call < 2; ++call) {
+    expect_same(screen.topk(in.args(), shape().k), in, shape().k);
+    EXPECT_GE(screen.apart().size(), 2u);
+    in.x[0][7] = 1e6;
+    in.w[shape().l / 2] *= 1e-3;
+    in.w[shape().l / 2][7] = 1;
+    in.w[1].zero_();
+    in.w[1][d - 3] = -1;
+    screen.refresh(in.w);
+  }
+}
+
 TEST_P(ScreenOf, FewerPositiveThanK) {
   Input in = input();
   in.bias = in.bias - 1.2 * in.x.norm(2, {1}).max().item<float>() *

@@ -20,7 +20,6 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "kernels/kernel_set.h"
@@ -61,7 +60,9 @@ class Screen {
   ScreenStats take_stats();  // since the last call
   int64_t bytes() const { return rows_.bytes(); }
   std::span<const int64_t> apart() const { return rows_.apart; }  // dims kept apart
-  std::string_view name() const { return rows_.product->name; }
+  // In standard deviations; every miss widens it.
+  double window() const { return window_; }
+  void set_window(double window) { window_ = window; }
 
  private:
   struct Pass;

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/row_reader.h"
+#include "kernels/memory.h"
 #include "model/activations.h"
 
 namespace megadict {
@@ -62,8 +63,11 @@ std::vector<Way> measure(const Mesh& mesh, const TrainJob& job, const TrainState
   const int64_t k = listed_latents(dictionary.config);
   std::vector<Way> ways = {{"fp32", rate_of(x, [&] { kCpuKernels.topk(args, k); })}};
   for (const ScreenProduct* product : screens) {
-    Screen screen(dictionary.w_enc_ld, product->kind);
-    ways.push_back({product->name, rate_of(x, [&] { screen.topk(args, k); })});
+    {
+      Screen screen(dictionary.w_enc_ld, product->kind);
+      ways.push_back({product->name, rate_of(x, [&] { screen.topk(args, k); })});
+    }
+    release_free_memory();  // of a large dictionary one copy at a time fits
   }
   for (Way& way : ways) way.rate = least(mesh, way.rate, "encode rate");
   std::stable_sort(ways.begin(), ways.end(),
