@@ -175,6 +175,11 @@ TEST(Memory, CountsTheScreenWhereItMayBeUsed) {
   EXPECT_EQ(memory(in, 1, 1).screen, 0);
   in.screen = PlanInput::Screen::always;
   EXPECT_EQ(memory(in, 1, 2).screen, 64 * (64 + 12));  // rows of 16 are padded to 64 bytes
+  in.screen_kind = ScreenKind::bf16;
+  in.width = 40;
+  EXPECT_EQ(memory(in, 1, 2).screen, 64 * (128 + 12));
+  in.width = 16;
+  in.screen_kind = ScreenKind::int8;
   in.screen = PlanInput::Screen::large_shards;
   in.latents = 1 << 20;
   in.width = 768;

@@ -33,6 +33,12 @@ TEST(StepTime, EncodeIsItsOperationsOverTheRate) {
   in.screen = PlanInput::Screen::always;
   const double rescored = 1.15 * 4096 * 32 * 768 * 4 / 1e10;
   EXPECT_DOUBLE_EQ(step_time(in, 1, 1, 1, machine()).encode, operations / 8e11 + rescored);
+  in.screen_kind = ScreenKind::bf16;
+  Machine with_bf16 = machine();
+  with_bf16.screen_bf16_rate = 4e11;
+  EXPECT_DOUBLE_EQ(step_time(in, 1, 1, 1, with_bf16).encode, operations / 4e11 + rescored);
+  EXPECT_DOUBLE_EQ(step_time(in, 1, 1, 1, machine()).encode, operations / 2e11);  // has none
+  in.screen_kind = ScreenKind::int8;
   Machine without = machine();
   without.screen_rate = 0;
   EXPECT_DOUBLE_EQ(step_time(in, 1, 1, 1, without).encode, operations / 2e11);

@@ -97,6 +97,23 @@ TEST_P(VectorOpsOf, Quantising) {
     EXPECT_EQ(got, want) << d;
     for (const float scale : {127.0f, 0.5f, 0.2f, 1e-3f})
       EXPECT_EQ(ops().mostly_lost(in(x), d, scale), scalar().mostly_lost(in(x), d, scale)) << d;
+    std::vector<uint16_t> bf16(static_cast<size_t>(d)), scalar_bf16(bf16);
+    at::Tensor ties = x.clone();
+    ties.view(at::kInt).bitwise_and_(~0x7FFF);  // halfway between two numbers, or one of them
+    for (const at::Tensor& of : {x, ties}) {
+      const Fourths a = ops().to_bf16(in(of), d, 0.5f, bf16.data()),
+                    b = scalar().to_bf16(in(of), d, 0.5f, scalar_bf16.data());
+      EXPECT_EQ(bf16, scalar_bf16) << d;
+      EXPECT_FLOAT_EQ(a.values, b.values) << d;
+      EXPECT_FLOAT_EQ(a.powers, b.powers) << d;
+      EXPECT_NEAR(a.values, (of * 0.5).pow(4).sum().item<float>(), 1e-4 * a.values) << d;
+      EXPECT_LE(a.powers, a.values);
+      const at::Tensor rounded = of.to(at::kBFloat16);
+      for (int64_t i = 0; i < d; ++i)
+        EXPECT_EQ(bf16[static_cast<size_t>(i)],
+                  static_cast<const at::BFloat16*>(rounded.const_data_ptr())[i].x)
+            << i;
+    }
     for (const float bad :
          {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
       for (const int64_t at : {int64_t{0}, d / 2, d - 1}) {
@@ -108,7 +125,8 @@ TEST_P(VectorOpsOf, Quantising) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, VectorOpsOf,
-                         testing::Values(Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni),
+                         testing::Values(Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni,
+                                         Isa::avx512_bf16, Isa::amx),
                          [](const auto& row) { return std::string(name_of(row.param)); });
 
 // ---- the choice --------------------------------------------------------------------------------
@@ -126,7 +144,9 @@ TEST(Choice, EveryTableRunsFromBestToScalar) {
     }
   };
   check(all_fp32_tiles(), best_fp32_tile);
-  check(all_screen_tiles(), best_screen_tile);
+  for (const ScreenProduct& product : all_screen_products())
+    check(all_screen_tiles(product.kind),
+          [&](Isa isa) -> const ScreenTile& { return best_screen_tile(product.kind, isa); });
   check(all_vector_ops(), best_vector_ops);
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/range.h"
 #include "comm/mesh.h"
+#include "kernels/vector_ops.h"
 #include "support/mpi_main.h"
 
 namespace megadict {
@@ -134,6 +135,44 @@ INSTANTIATE_TEST_SUITE_P(
                     Problem{"few_latents", 30, 7, 2, normal},
                     Problem{"one_each", 8, 6, 1, integers}),
     [](const auto& row) { return row.param.name; });
+
+// A screen's values are another product's, rounded otherwise than the exact encode's: what is
+// encoded again must have the screen's, or entries next to the threshold are lost or swapped. Rows
+// of the dictionary come in groups that differ by less than rounding, pre-activations are small
+// beside their terms, and some rows hold more codes than they list.
+TEST(SelectBatchScreened, EqualsSortingTheScreensValues) {
+  constexpr int64_t kRows = 45, kLatents = 410, kWidth = 130, kActive = 6;
+  at::Tensor x = normal(kRows, kWidth), w = normal(kLatents, kWidth);
+  x += 20 * normal(1, kWidth);
+  w -= x.mean(0).unsqueeze(0) * 0.02;
+  for (int64_t j = 0; j < kLatents; ++j) w[j] = w[j / 41 * 41] * (1 + 2e-7 * (j % 41));
+  x.narrow(0, 3, 4).mul_(2);
+  const at::Tensor bias = at::zeros({kLatents});
+  at::Tensor v = at::empty({kRows, kLatents});
+  for (int64_t row = 0; row < kRows; ++row)
+    for (int64_t j = 0; j < kLatents; ++j)
+      v[row][j] = static_cast<float>(dot(x.const_data_ptr<float>() + row * kWidth,
+                                         w.const_data_ptr<float>() + j * kWidth, kWidth));
+  const Expected want = by_sorting(v, kActive);
+  on_every_mesh([&](const Mesh& mesh) {
+    const Range rows = shard_of(kRows, mesh.data_size(), mesh.data_index);
+    const Range latents = shard_of(kLatents, mesh.feature_size(), mesh.feature_index);
+    const at::Tensor my_x = x.narrow(0, rows.begin, rows.size()),
+                     my_w = w.narrow(0, latents.begin, latents.size()),
+                     my_bias = bias.narrow(0, latents.begin, latents.size());
+    const EncodeArgs input{my_x, my_w, my_bias};
+    for (const ScreenProduct& product : all_screen_products()) {
+      Screen screen(my_w, product.kind);
+      const BatchSelection got =
+          select_batch_topk(*mesh.world, input, screen.topk(input, list_width(kActive)),
+                            {kActive, kRows, rows.begin, kLatents, latents.begin, &screen});
+      const at::Tensor mine =
+          want.codes.narrow(0, rows.begin, rows.size()).narrow(1, latents.begin, latents.size());
+      EXPECT_TRUE(at::equal(dense(got.codes), mine)) << product.name << " on " << mesh.name();
+      EXPECT_EQ(got.least, want.least) << product.name << " on " << mesh.name();
+    }
+  });
+}
 
 // Lists of all latents leave nothing to look for again; a row of which all is kept does.
 TEST(SelectBatchRounds, ASecondOneOnlyWhereAListMayBeTooShort) {

@@ -103,7 +103,7 @@ const Region kRegions[] = {
     {"screen",
      [] {
        const at::Tensor w = random({131, 24}, 2), x = random({300, 24}, 1), bias = random({131}, 3);
-       Screen(w).topk({x, w, bias}, 5);
+       Screen(w, ScreenKind::int8).topk({x, w, bias}, 5);
      }},
     {"step",
      [] {

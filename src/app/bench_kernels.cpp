@@ -57,6 +57,35 @@ void compare_tensors(const at::Tensor& got, const at::Tensor& want, BenchLine& l
   line.wrong = line.compared - same.sum().item<int64_t>();
 }
 
+void bench_screen(const Problem& problem, const ScreenProduct& product, BenchReport& report) {
+  const KernelBench& size = problem.size;
+  Screen screen(problem.w_enc, product.kind);
+  screen.topk(problem.args(), size.k);
+  screen.take_stats();
+  Candidates found;
+  BenchLine line =
+      line_of(fmt::format("encode {}", product.name),
+              times_of(size.repeats, [&] { found = screen.topk(problem.args(), size.k); }),
+              problem.encode_flops(), "GOP/s");
+  line.bound = screen_tile_rate(product.kind, size.width, kRateSeconds);
+  line.bound_name = fmt::format("{} tiles", product.element);
+  compare_lists(problem, found, line);
+  report.lines.push_back(line);
+  const ScreenStats stats = screen.take_stats();
+  const auto per_row = [&](int64_t count) {
+    return static_cast<double>(count) / static_cast<double>(stats.rows);
+  };
+  report.title +=
+      fmt::format("\n{} ({}): {:.1f} hits and {:.1f} rescored a row, {:.2f} % again, {} dims apart",
+                  product.name, name_of(best_screen_tile(product.kind).isa), per_row(stats.hits),
+                  per_row(stats.rescored), 100 * per_row(stats.again), screen.apart().size());
+  const double bytes =
+      static_cast<double>(4 + product.element_bytes) * static_cast<double>(problem.w_enc.numel());
+  report.lines.push_back(line_of(fmt::format("refresh {}", product.name),
+                                 times_of(size.repeats, [&] { screen.refresh(problem.w_enc); }),
+                                 bytes, "GB/s"));
+}
+
 void bench_encode(const Problem& problem, BenchReport& report) {
   const KernelBench& size = problem.size;
   Candidates found;
@@ -68,30 +97,8 @@ void bench_encode(const Problem& problem, BenchReport& report) {
   fp32.bound_name = "sgemm tiles";
   compare_lists(problem, found, fp32);
   report.lines.push_back(fp32);
-  const double screen_rate = screen_tile_rate(size.width, kRateSeconds);
-  if (screen_rate == 0) return;
-  Screen screen(problem.w_enc);
-  screen.topk(problem.args(), size.k);
-  screen.take_stats();
-  BenchLine int8 =
-      line_of("encode screen_int8",
-              times_of(size.repeats, [&] { found = screen.topk(problem.args(), size.k); }),
-              problem.encode_flops(), "GOP/s");
-  int8.bound = screen_rate;
-  int8.bound_name = "int8 tiles";
-  compare_lists(problem, found, int8);
-  report.lines.push_back(int8);
-  const ScreenStats stats = screen.take_stats();
-  const auto per_row = [&](int64_t count) {
-    return static_cast<double>(count) / static_cast<double>(stats.rows);
-  };
-  report.title +=
-      fmt::format("\nscreen: {:.1f} hits and {:.1f} rescored a row, {:.2f} % again",
-                  per_row(stats.hits), per_row(stats.rescored), 100 * per_row(stats.again));
-  const double bytes = 5.0 * static_cast<double>(problem.w_enc.numel());
-  report.lines.push_back(line_of("screen refresh",
-                                 times_of(size.repeats, [&] { screen.refresh(problem.w_enc); }),
-                                 bytes, "GB/s"));
+  for (const ScreenProduct& product : all_screen_products())
+    if (has_fast_screen(product.kind)) bench_screen(problem, product, report);
 }
 
 void bench_sparse(const Problem& problem, BenchReport& report) {

@@ -104,7 +104,7 @@ OptionSet step_options(BenchOptions& own) {
        {"rows", &step.rows, "rows", "of the batch", between(1, 1e7)},
        {"micro", &step.micro, "rows", "of a micro-batch; 0 = all", between(0, 1e7)},
        {"optimiser", &step.optimiser, "", "", one_of(names)},
-       {"encode", &step.encode, "", "", one_of({"fp32", "screen_int8"})},
+       {"encode", &step.encode, "", "", one_of({"fp32", "screen_int8", "screen_bf16"})},
        {"set", &step.set, "", "of kernels: as kernels.set", one_of({"auto", "cpu", "tensor"})},
        {"dead", &step.dead, "latents", "that AuxK works on", between(0, 1e9)},
        {"k_aux", &step.k_aux, "latents", "dead latents active per row; 0 = no AuxK",

@@ -34,9 +34,12 @@ int run_info(Launch& launch, const Args& args) {
   say(fmt::format("LibTorch   {}", torch_facts()));
   say(fmt::format("processor  {}", processor()));
   say(fmt::format("features   {}", fmt::join(cpu_features(), " ")));
-  say(fmt::format("kernels    {} (encode {}, screen {}, rows {})", name_of(isa_in_use()),
-                  name_of(best_fp32_tile().isa), name_of(best_screen_tile().isa),
-                  name_of(best_vector_ops().isa)));
+  std::string screens;
+  for (const ScreenProduct& product : all_screen_products())
+    screens += fmt::format("{}{} {}", screens.empty() ? "" : ", ", product.name,
+                           name_of(best_screen_tile(product.kind).isa));
+  say(fmt::format("kernels    {} (encode {}, {}, rows {})", name_of(isa_in_use()),
+                  name_of(best_fp32_tile().isa), screens, name_of(best_vector_ops().isa)));
   say(fmt::format("GPUs       {}", gpu_facts()));
   say(fmt::format("launcher   {}, {} rank(s) on {} node(s)", facts.launcher, facts.ranks,
                   facts.nodes));

@@ -96,7 +96,11 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
   line("gradients", held.gradients, "fp32, its latents");
   if (in.average) line("average", held.average, "the rows it updates");
   line("counters", held.counters, "when a latent last fired");
-  if (held.screen > 0) line("screen", held.screen, "encoder rows in int8");
+  if (held.screen > 0) {
+    const std::string what =
+        fmt::format("encoder rows in {}", screen_product(in.screen_kind).element);
+    line("screen", held.screen, what.c_str());
+  }
   line("buffers", held.buffers, "micro-batches in flight and read ahead");
   line("window", held.window, "rows of the shuffling window and of the next one");
   line("program", held.program, "libraries, as measured");

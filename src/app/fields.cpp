@@ -97,8 +97,9 @@ Fields dead_fields(DeadConfig& c) {
 Fields kernel_fields(KernelConfig& c) {
   return {
       {"kernels.encode", &c.encode, "",
-       "with k: exact fp32, or an int8 screen and fp32 among what it lets pass; auto measures",
-       one_of({"auto", "fp32", "screen_int8"}), notice},
+       "with k: exact fp32, or a screen in few bits and fp32 among what it lets pass; auto "
+       "measures",
+       one_of({"auto", "fp32", "screen_int8", "screen_bf16"}), notice},
       {"kernels.isa", &c.isa, "",
        "instructions of the hand-written kernels; auto = the best that every rank has",
        one_of(isa_choices()), notice},

@@ -34,6 +34,7 @@ struct Number {
 constexpr Number kNumbers[] = {
     {"fp32_flops_per_s", &Machine::fp32_rate, false},
     {"screen_ops_per_s", &Machine::screen_rate, true},
+    {"screen_bf16_ops_per_s", &Machine::screen_bf16_rate, true},
     {"random_rows_bytes_per_s", &Machine::random_rows, false},
     {"stream_bytes_per_s", &Machine::stream, false},
     {"collective_latency_s", &Machine::latency_s, true},
@@ -72,12 +73,16 @@ void measure_encode(double seconds, Machine& out) {
     const auto [rows, its_bias] = args(latents);
     kCpuKernels.topk({x, rows, its_bias}, kActive);
   });
-  if (!has_fast_screen(isa_in_use())) return;
-  Screen few(w.narrow(0, 0, kFewLatents)), many(w);
-  out.screen_rate = slope(seconds, [&](int64_t latents) {
-    const auto [rows, its_bias] = args(latents);
-    (latents == kFewLatents ? few : many).topk({x, rows, its_bias}, kActive);
-  });
+  const auto screened = [&](ScreenKind kind) {
+    if (!has_fast_screen(kind)) return 0.0;
+    Screen few(w.narrow(0, 0, kFewLatents), kind), many(w, kind);
+    return slope(seconds, [&](int64_t latents) {
+      const auto [rows, its_bias] = args(latents);
+      (latents == kFewLatents ? few : many).topk({x, rows, its_bias}, kActive);
+    });
+  };
+  out.screen_rate = screened(ScreenKind::int8);
+  out.screen_bf16_rate = screened(ScreenKind::bf16);
 }
 
 // An all-gather of next to nothing, and of much.
@@ -147,7 +152,8 @@ Machine measure_machine(Communicator& world, double seconds, const std::string& 
   measure_encode(each, out);
   out.random_rows = random_row_rate(kWidth, each);
   out.stream = stream_rate(each);
-  for (double* rate : {&out.fp32_rate, &out.screen_rate, &out.random_rows, &out.stream})
+  for (double* rate :
+       {&out.fp32_rate, &out.screen_rate, &out.screen_bf16_rate, &out.random_rows, &out.stream})
     world.all_reduce(view_of(rate, 1), ReduceOp::sum, "bench");
   measure_exchange(world, each, out);
   if (!folder.empty()) out.saved = checkpoint_rate(world, folder, each);

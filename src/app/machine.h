@@ -17,10 +17,11 @@ struct Machine {
   int devices =
       0;  // GPUs of a node, a rank each: its rates are theirs; 0 = ranks share the threads
   // Encoding a row costs latents * width * 2 / rate + k * width * 4 / random_rows.
-  double fp32_rate = 0;    // FLOP/s of the exact encode
-  double screen_rate = 0;  // operations/s of the int8 screen; 0 = none here
-  double random_rows = 0;  // bytes/s, rows of a dictionary in random order
-  double stream = 0;       // bytes/s, reads and writes of memory in order
+  double fp32_rate = 0;         // FLOP/s of the exact encode
+  double screen_rate = 0;       // operations/s of the int8 screen; 0 = none here
+  double screen_bf16_rate = 0;  // of the bf16 one
+  double random_rows = 0;       // bytes/s, rows of a dictionary in random order
+  double stream = 0;            // bytes/s, reads and writes of memory in order
   // One collective between ranks of a node: seconds, and bytes/s a rank receives.
   double latency_s = 0, received = 0;
   double saved = 0;  // bytes/s of a checkpoint, written by all ranks and synced; 0 = not known

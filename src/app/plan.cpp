@@ -8,7 +8,6 @@
 #include "base/range.h"
 #include "data/batch_plan.h"
 #include "kernels/optimiser.h"
-#include "kernels/screen_tile.h"
 #include "kernels/tensor_kernels.h"
 #include "model/activations.h"
 #include "model/batch_topk.h"
@@ -142,7 +141,7 @@ bool is_screened(const PlanInput& in, int64_t latents) {
 int64_t encode_bytes(const PlanInput& in, int64_t latents) {
   const bool screened = is_screened(in, latents);
   const int64_t hits = 2 * kFloat * std::max<int64_t>(512, 6 * std::min(in.listed(), latents));
-  return hits + (screened ? QuantisedRows::padded(in.width) : kFloat * in.width);
+  return hits + (screened ? screen_product(in.screen_kind).padded(in.width) : kFloat * in.width);
 }
 
 bool updates_in_one_pass(const PlanInput& in, int data_size) {
@@ -251,10 +250,12 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.deterministic = config.run.deterministic;
   in.overlap = config.mesh.overlap;
   in.tensors = config.kernels.set == "tensor" || config.run.device != "cpu";
-  if (config.kernels.encode == "screen_int8")
+  if (const ScreenProduct* product = screen_named(config.kernels.encode)) {
     in.screen = PlanInput::Screen::always;
-  else if (config.kernels.encode == "auto" && activation.has_k && !in.tensors)
+    in.screen_kind = product->kind;
+  } else if (config.kernels.encode == "auto" && activation.has_k && !in.tensors) {
     in.screen = PlanInput::Screen::large_shards;
+  }
   return in;
 }
 
@@ -321,7 +322,7 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   plan.average = in.average ? row * owned + b_dec : 0;
   plan.counters = kCounter * latents;
   if (is_screened(in, latents))
-    plan.screen = latents * (QuantisedRows::padded(in.width) + 3 * kFloat);
+    plan.screen = latents * (screen_product(in.screen_kind).padded(in.width) + 3 * kFloat);
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
   // Updated rows on their way to the other data rows.
   if (one_pass && data_size > 1)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "app/config.h"
+#include "kernels/screen_product.h"
 
 namespace megadict {
 
@@ -29,9 +30,10 @@ struct PlanInput {
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps
   bool lazy = false;     // the optimiser keeps each row's last step
-  // kernels.encode: an int8 copy of the encoder rows where shards are large enough for `auto`, or
-  // it was asked for.
+  // kernels.encode: a copy of the encoder rows in few bits where it was asked for, or shards are
+  // large enough for `auto`, which is then taken to pick int8.
   enum class Screen { never, large_shards, always } screen = Screen::never;
+  ScreenKind screen_kind = ScreenKind::int8;
   bool tensors = false;  // kernels.set: plain tensor operations, whose temporaries are bounded
   bool clips = false;    // optim.clip_norm: the gradient is kept whole before any update
   bool tokens = true;    // mesh.exchange: tokens cross the data axis, not gradients
@@ -74,7 +76,7 @@ struct MemoryPlan {
   int64_t gradients = 0;
   int64_t average = 0;   // the averaged copy of the rows it updates
   int64_t counters = 0;  // per latent: rows since it last fired
-  int64_t screen = 0;    // encoder rows in int8
+  int64_t screen = 0;    // encoder rows in few bits, without dims kept apart (kernels/screen.h)
   int64_t buffers = 0;   // one micro-batch in flight and those read ahead
   int64_t window = 0;    // rows of the shuffling window in use and of the next one
   int64_t program = 0;   // its libraries and what they allocate, measured

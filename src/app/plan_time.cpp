@@ -25,14 +25,15 @@ TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ran
   const double codes = rows * static_cast<double>(in.k) / feature_size;  // of this shard
   const double row_bytes = kFloat * d, random = machine.random_rows * share,
                stream = machine.stream * share;
-  const bool screened =
-      machine.screen_rate > 0 &&
-      (in.screen == PlanInput::Screen::always || (in.screen == PlanInput::Screen::large_shards &&
-                                                  latents >= static_cast<double>(kFewestScreened)));
+  const double screen_rate =
+      in.screen_kind == ScreenKind::int8 ? machine.screen_rate : machine.screen_bf16_rate;
+  const bool screened = screen_rate > 0 && (in.screen == PlanInput::Screen::always ||
+                                            (in.screen == PlanInput::Screen::large_shards &&
+                                             latents >= static_cast<double>(kFewestScreened)));
   TimePlan plan;
   const double operations = 2 * rows * latents * d;
   plan.encode = screened
-                    ? operations / (machine.screen_rate * share) +
+                    ? operations / (screen_rate * share) +
                           kRescored * rows * static_cast<double>(in.listed()) * row_bytes / random
                     : operations / (machine.fp32_rate * share);
   // x, centred x, the residual and its gradient: some ten passes over the rows.
@@ -43,7 +44,10 @@ TimePlan step_time(const PlanInput& in, int data_size, int feature_size, int ran
   const bool one_pass = (data_size == 1 || in.tokens) && !in.clips;
   plan.update = (2 * codes * row_bytes + (one_pass ? 0.0 : 4 * latents * row_bytes)) / random +
                 moved * copies * 2 * row_bytes / stream;
-  if (screened) plan.update += moved * (d + row_bytes) / stream;
+  if (screened)
+    plan.update +=
+        moved * (static_cast<double>(screen_product(in.screen_kind).padded(in.width)) + row_bytes) /
+        stream;
   for (const Transfer& transfer : transfers(in, data_size, feature_size))
     if (transfer.bytes > 0 && std::string_view(transfer.step) != "aux")
       plan.exchange += machine.latency_s + static_cast<double>(transfer.bytes) / machine.received;

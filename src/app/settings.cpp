@@ -8,6 +8,7 @@
 #include "app/fields.h"
 #include "app/plan.h"
 #include "base/error.h"
+#include "kernels/screen_product.h"
 #include "model/activations.h"
 #include "train/schedule.h"
 
@@ -156,14 +157,15 @@ void check_config(const Config& config) {
                        "the whole data.batch_size = {}",
                        data.micro_batch_size, model.activation, data.batch_size),
            "data.micro_batch_size = 0, and more ranks where the batch does not fit");
-  if (config.kernels.encode == "screen_int8" && (!activation.has_k || config.run.device != "cpu"))
-    refuse(
-        fmt::format("kernels.encode = screen_int8 with model.activation = {} and run.device = {}; "
-                    "it is for topk and batchtopk on a cpu",
-                    model.activation, config.run.device),
-        "kernels.encode = auto");
-  if (config.kernels.encode == "screen_int8" && config.kernels.set == "tensor")
-    refuse("kernels.encode = screen_int8 with kernels.set = tensor, which has no screen",
+  const bool screened = screen_named(config.kernels.encode) != nullptr;
+  if (screened && (!activation.has_k || config.run.device != "cpu"))
+    refuse(fmt::format("kernels.encode = {} with model.activation = {} and run.device = {}; "
+                       "it is for topk and batchtopk on a cpu",
+                       config.kernels.encode, model.activation, config.run.device),
+           "kernels.encode = auto");
+  if (screened && config.kernels.set == "tensor")
+    refuse(fmt::format("kernels.encode = {} with kernels.set = tensor, which has no screen",
+                       config.kernels.encode),
            "kernels.encode = auto");
   if (config.kernels.set == "cpu" && config.run.device != "cpu")
     refuse(fmt::format("kernels.set = cpu with run.device = {}", config.run.device),

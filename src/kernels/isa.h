@@ -11,7 +11,8 @@
 namespace megadict {
 
 // Each includes those before it.
-enum class Isa : uint8_t { scalar, avx2, avx512, avx512_vnni };
+enum class Isa : uint8_t { scalar, avx2, avx512, avx512_vnni, avx512_bf16, amx };
+inline constexpr size_t kIsaCount = 6;
 
 struct IsaFact {
   Isa isa;

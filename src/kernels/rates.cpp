@@ -53,21 +53,21 @@ double sgemm_tile_rate(int64_t d, double seconds) {
   });
 }
 
-double screen_tile_rate(int64_t d, double seconds) {
-  const ScreenTile& tile = best_screen_tile();
+double screen_tile_rate(ScreenKind kind, int64_t d, double seconds) {
+  const ScreenTile& tile = best_screen_tile(kind);
   if (tile.isa == Isa::scalar) return 0;
   return rate_of(seconds, [&tile, d] {
-    constexpr int64_t kLatents = 510;
-    QuantisedRows w(kLatents, d);
+    constexpr int64_t kLatents = 480;
+    ScreenRows w(screen_product(tile.kind), kLatents, d);
     std::vector<float> row(static_cast<size_t>(d), 1.0f), bias(kLatents, 0.0f);
     for (int64_t j = 0; j < kLatents; ++j) w.set(j, row.data());
-    std::vector<uint8_t> x(static_cast<size_t>(64 * w.p), 129);
+    std::vector<uint8_t> x(static_cast<size_t>(64 * w.p), 0);
     std::vector<float> ones(64, 1.0f), never(64, 1e30f);
     return [=, &tile]() mutable {
-      RowBlock block{x.data(), ones.data(), ones.data(), never.data(), 1,
+      RowBlock block{x.data(), ones.data(), ones.data(), never.data(), nullptr, 1,
                      nullptr,  nullptr,     0,           nullptr,      nullptr};
       tile.run(w, bias.data(), 0, kLatents, block);
-      return 2.0 * static_cast<double>(64 * kLatents * w.p);
+      return 2.0 * static_cast<double>(64 * kLatents * d);
     };
   });
 }

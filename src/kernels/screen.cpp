@@ -14,6 +14,7 @@
 #include "base/parallel_guard.h"
 #include "kernels/cpu_kernels.h"
 #include "kernels/order.h"
+#include "kernels/screen_outliers.h"
 #include "kernels/vector_ops.h"
 
 namespace megadict {
@@ -24,6 +25,8 @@ constexpr int64_t kBlock = RowBlock::kRows;
 constexpr int64_t kChunkBytes = 384 << 10;  // of encoder rows: half of a usual L2
 constexpr int64_t kUnitBlocks = 16;  // row blocks that share a pass over the encoder, at most
 constexpr int64_t kNearTies = 16;
+// Of a row's step, what is kept apart may be so much that fp32's rounding of it stays small.
+constexpr double kApartRounding = 16 * 0x1p-20;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kNever = std::numeric_limits<float>::infinity();
 // A low guess costs hits, a high one a second pass over the row.
@@ -34,17 +37,19 @@ constexpr double kGuessPercentile = 0.005, kGuessFactor = 0.97;
 // One screening of some rows.
 struct Screen::Pass {
   const EncodeArgs& args;
-  const QuantisedRows& w;
+  const ScreenRows& w;
   const float* bias;
-  int64_t k, rows, blocks, capacity;
+  int64_t k, rows, blocks, capacity, dims;  // dims: kept apart
   double window;
-  Buffer<uint8_t> x;                                 // packed for the tile
-  Buffer<float> s, norm, inverse, reach, threshold;  // by row, padded to whole blocks
+  Buffer<uint8_t> x;  // packed for the tile
+  Buffer<float> norm, unit, inverse, step, size, reach,
+      threshold;        // by row, padded to whole blocks
+  Buffer<float> apart;  // [blocks, dims, 64], in units of the row
   Buffer<Hit> hits;
   Buffer<int32_t> count;
-  Buffer<uint8_t> hopeless;  // not finite, or its hits do not fit
+  Buffer<uint8_t> hopeless;  // not to be told by the product, or its hits do not fit
 
-  Pass(const EncodeArgs& args_, const QuantisedRows& w_, int64_t k_, double window_)
+  Pass(const EncodeArgs& args_, const ScreenRows& w_, int64_t k_, double window_)
       : args(args_),
         w(w_),
         bias(args_.b_enc_l.const_data_ptr<float>()),
@@ -52,11 +57,13 @@ struct Screen::Pass {
         rows(args_.x_bd.size(0)),
         blocks((rows + kBlock - 1) / kBlock),
         capacity(std::max<int64_t>(512, 6 * k_)),
+        dims(static_cast<int64_t>(w_.apart.size())),
         window(window_) {
     const int64_t padded = blocks * kBlock;
     x = Buffer<uint8_t>(padded * w.p, 0);
-    for (auto* v : {&s, &norm, &inverse, &reach}) *v = Buffer<float>(padded, 0.0f);
+    for (auto* v : {&norm, &unit, &inverse, &step, &size, &reach}) *v = Buffer<float>(padded, 0.0f);
     threshold = Buffer<float>(padded, kNever);
+    apart = Buffer<float>(padded * dims, 0.0f);
     hits = Buffer<Hit>(padded * capacity);
     count = Buffer<int32_t>(padded, 0);
     hopeless = Buffer<uint8_t>(padded, 0);
@@ -65,48 +72,63 @@ struct Screen::Pass {
   float slack() const { return static_cast<float>(window / std::sqrt(12.0)); }
 
   void pack(int64_t row) {
-    const float* values = args.x_bd.const_data_ptr<float>() + row * w.d;
-    const float largest = largest_magnitude(values, w.d);
-    norm[row] = static_cast<float>(std::sqrt(dot(values, values, w.d)));
-    if (!std::isfinite(largest) || !std::isfinite(norm[row])) {
+    std::vector<float> rest(args.x_bd.const_data_ptr<float>() + row * w.d,
+                            args.x_bd.const_data_ptr<float>() + (row + 1) * w.d);
+    norm[row] = static_cast<float>(std::sqrt(dot(rest.data(), rest.data(), w.d)));
+    double apart_square = 0;
+    for (int64_t i = 0; i < dims; ++i) {
+      float& value = rest[static_cast<size_t>(w.apart[static_cast<size_t>(i)])];
+      *apart_at(row, i) = std::exchange(value, 0.0f);
+      apart_square += static_cast<double>(*apart_at(row, i)) * *apart_at(row, i);
+    }
+    std::vector<uint8_t> packed(static_cast<size_t>(w.p));
+    const PackedRow facts = w.product->pack(rest.data(), w.d, packed.data());
+    const double its_step =
+        std::hypot(facts.step, w.product->sum_step * static_cast<double>(w.d) * facts.size);
+    unit[row] = facts.unit;
+    inverse[row] = 1 / facts.unit;
+    step[row] = static_cast<float>(its_step);
+    size[row] = facts.size;
+    // A latent that passes always passes a row of zeros too.
+    reach[row] = std::max(
+        slack() * static_cast<float>(w.product->reach(step[row], size[row])) * inverse[row],
+        std::numeric_limits<float>::min());
+    if (!facts.usable || !std::isfinite(inverse[row]) || !std::isfinite(reach[row]) ||
+        !(kApartRounding * std::sqrt(apart_square) <= its_step)) {
       hopeless[row] = 1;
       return;
     }
-    s[row] = largest > 0 ? largest / 127 : 1.0f;
-    inverse[row] = 1 / s[row];
-    reach[row] = slack() * norm[row] * inverse[row];
-    if (!std::isfinite(inverse[row]) || !std::isfinite(reach[row]) ||
-        mostly_lost(values, w.d, inverse[row])) {
-      hopeless[row] = 1;
-      return;
-    }
-    std::vector<int8_t> q(static_cast<size_t>(w.p));
-    quantise(values, w.d, inverse[row], q.data());
+    for (int64_t i = 0; i < dims; ++i) *apart_at(row, i) *= inverse[row];
+    const uint32_t offset = 0x01010101u * static_cast<uint32_t>(w.product->offset);
     uint8_t* to = x.data() + row / kBlock * kBlock * w.p + row % kBlock * 4;
     for (int64_t i = 0; i < w.p; i += 4, to += kBlock * 4) {
       uint32_t four;
-      std::memcpy(&four, q.data() + i, 4);
-      four ^= 0x80808080u;  // + 128
+      std::memcpy(&four, packed.data() + i, 4);
+      four ^= offset;  // int8: + 128
       std::memcpy(to, &four, 4);
     }
+  }
+
+  float* apart_at(int64_t row, int64_t i) {
+    return apart.data() + (row / kBlock * dims + i) * kBlock + row % kBlock;
   }
 
   void start_at(int64_t row, float value) {
     threshold[row] = hopeless[row] ? kNever : std::max(value, 0.0f) * inverse[row];
   }
 
-  double value_of(int64_t row, const Hit& hit) const {
-    const int64_t r = row, j = hit.latent;
-    return static_cast<double>(s[r]) *
-               (static_cast<double>(w.scale[j]) * hit.sum + static_cast<double>(w.shift[j])) +
-           bias[hit.latent];
+  double value_of(int64_t row, const Hit& hit) {
+    const int64_t j = hit.latent;
+    double value = w.product->value(hit.sum, w.step[j], w.shift[j]);
+    for (int64_t i = 0; i < dims; ++i)
+      value += static_cast<double>(*apart_at(row, i)) * w.apart_w[j * dims + i];
+    return unit[row] * value + bias[j];
   }
 
   // `window` standard deviations of the rounding error of a pair.
   double margin_of(int64_t row, int64_t latent) const {
-    const int64_t r = row, j = latent;
-    const double a = static_cast<double>(s[r]) * w.norm[j],
-                 b = static_cast<double>(w.scale[j]) * norm[r];
+    const double a = static_cast<double>(step[row]) * w.size[latent],
+                 b = static_cast<double>(w.step[latent]) * size[row];
     return window * std::sqrt((a * a + b * b) / 12);
   }
 
@@ -131,7 +153,8 @@ struct Screen::Pass {
   }
 
   void screen_blocks(const ScreenTile& tile, int64_t begin, int64_t end) {
-    const int64_t chunk = std::max<int64_t>(6, kChunkBytes / w.p / 6 * 6);
+    const int64_t chunk =
+        std::max<int64_t>(tile.latents, kChunkBytes / w.p / tile.latents * tile.latents);
     for (int64_t first = 0; first < w.rows; first += chunk)
       for (int64_t b = begin; b < end; ++b) {
         struct At {
@@ -143,6 +166,7 @@ struct Screen::Pass {
                        inverse.data() + row,
                        reach.data() + row,
                        threshold.data() + row,
+                       apart.data() + at.row * dims,
                        slack(),
                        hits.data() + at.row * capacity,
                        count.data() + row,
@@ -158,7 +182,7 @@ struct Screen::Pass {
   }
 
   // The best k of a row's hits by exact values; returns how many were evaluated.
-  int64_t resolve(int64_t row, float* value, int32_t* latent) const {
+  int64_t resolve(int64_t row, float* value, int32_t* latent) {
     struct Candidate {
       double optimistic;
       int32_t latent;
@@ -236,7 +260,7 @@ struct Screen::Found {
 };
 
 Screen::Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile)
-    : rows_(w_enc_ld.size(0), w_enc_ld.size(1)), tile_(tile) {
+    : rows_(screen_product(tile.kind), w_enc_ld.size(0), w_enc_ld.size(1)), tile_(tile) {
   refresh(w_enc_ld);
 }
 
@@ -244,6 +268,15 @@ void Screen::refresh(const at::Tensor& w_enc_ld) {
   const float* w = w_enc_ld.const_data_ptr<float>();
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < rows_.rows; ++row) rows_.set(row, w + row * rows_.d);
+}
+
+void Screen::keep_outliers_apart(const EncodeArgs& args) {
+  std::vector<int64_t> dims = outlier_dims(*rows_.product, args.x_bd.const_data_ptr<float>(),
+                                           args.x_bd.size(0), args.w_enc_ld.const_data_ptr<float>(),
+                                           rows_.rows, rows_.d, ScreenRows::kMostApart);
+  if (dims.empty()) return;
+  rows_.keep_apart(std::move(dims));
+  refresh(args.w_enc_ld);
 }
 
 Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<const float> start) {
@@ -291,6 +324,13 @@ Screen::Found Screen::screened(const EncodeArgs& args, int64_t k, std::span<cons
   stats_.hits += hits;
   stats_.rescored += rescored;
   return found;
+}
+
+// All rows left to fp32.
+Screen::Found Screen::unscreened(int64_t rows, int64_t k) {
+  return {{at::empty({rows, k}, at::kFloat), at::empty({rows, k}, at::kInt)},
+          Buffer<float>(rows, 0.0f),
+          std::vector<uint8_t>(static_cast<size_t>(rows), kHopeless)};
 }
 
 // The k-th best of what was found is a threshold that cannot be too high.
@@ -368,7 +408,7 @@ void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> r
     const float* list = found.best.value.const_data_ptr<float>() + rows[r] * k;
     const float last = found.last(rows[r]);
     const int64_t listed = std::count_if(list, list + k, [last](float v) { return v > last; });
-    if (above[r] <= listed || !std::isfinite(found.norm[rows[r]])) continue;
+    if (above[r] <= listed || !std::isfinite(largest_magnitude(x + rows[r] * d, d))) continue;
     stats_.missed += above[r] - listed;
     found.outcome[static_cast<size_t>(rows[r])] = kHopeless;
     window_ = std::min(kWidestWindow, window_ * 1.25);
@@ -392,7 +432,11 @@ void Screen::learn_threshold(const Found& found) {
 
 Candidates Screen::topk(const EncodeArgs& args, int64_t k, std::span<const int64_t> check_rows) {
   k = std::min(k, rows_.rows);
-  Found found = screened(args, k, {});
+  if (!std::exchange(looked_for_outliers_, true)) keep_outliers_apart(args);
+  // A bias that is not finite could hide its latent from the filter.
+  Found found = std::isfinite(largest_magnitude(args.b_enc_l.const_data_ptr<float>(), rows_.rows))
+                    ? screened(args, k, {})
+                    : unscreened(args.x_bd.size(0), k);
   screen_again(args, k, found);
   encode_exactly(args, k, found);
   learn_threshold(found);
@@ -406,12 +450,47 @@ void Screen::remember(const Memory& memory) {
   relative_threshold_ = memory.relative_threshold;
 }
 
-ScreenStats Screen::take_stats() {
-  return std::exchange(stats_, {});
+Codes Screen::above(const EncodeArgs& args, float threshold) const {
+  const float* w = args.w_enc_ld.const_data_ptr<float>();
+  const float* x = args.x_bd.const_data_ptr<float>();
+  const float* bias = args.b_enc_l.const_data_ptr<float>();
+  const int64_t d = rows_.d;
+  const auto longest = [d](const float* all, int64_t count) {
+    double square = 0;
+#pragma omp parallel for schedule(static) reduction(max : square)
+    for (int64_t i = 0; i < count; ++i) square = std::max(square, dot(all + i * d, all + i * d, d));
+    return std::sqrt(square);
+  };
+  // The tile's chain of d multiply-adds and dot() differ by less than this, and bias added.
+  const double apart = static_cast<double>(d + 16) * 0x1p-23 * longest(x, args.x_bd.size(0)) *
+                           longest(w, rows_.rows) +
+                       1e-6 * threshold;
+  Codes codes = cpu_above(args, std::isfinite(apart) ? static_cast<float>(threshold - apart) : 0);
+  auto* start = codes.row_start.mutable_data_ptr<int64_t>();
+  auto* latent = codes.latent.mutable_data_ptr<int32_t>();
+  auto* value = codes.value.mutable_data_ptr<float>();
+#pragma omp parallel for schedule(dynamic, 16)
+  for (int64_t row = 0; row < codes.rows; ++row)
+    for (int64_t i = start[row]; i < start[row + 1]; ++i) {
+      const int64_t j = latent[i];
+      value[i] = static_cast<float>(dot(x + row * d, w + j * d, d) + bias[j]);
+    }
+  int64_t kept = 0;
+  for (int64_t row = 0, next = 0; row < codes.rows; ++row) {
+    for (const int64_t end = start[row + 1]; next < end; ++next) {
+      if (value[next] <= threshold) continue;  // NaN stays
+      latent[kept] = latent[next];
+      value[kept++] = value[next];
+    }
+    start[row + 1] = kept;
+  }
+  codes.latent = codes.latent.narrow(0, 0, kept);
+  codes.value = codes.value.narrow(0, 0, kept);
+  return codes;
 }
 
-int64_t Screen::bytes() const {
-  return rows_.rows * (rows_.p + static_cast<int64_t>(3 * sizeof(float)));
+ScreenStats Screen::take_stats() {
+  return std::exchange(stats_, {});
 }
 
 }  // namespace megadict

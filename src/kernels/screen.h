@@ -1,12 +1,19 @@
-// Screened encoding: an int8 product finds the latents that can be among a row's best k, fp32
-// decides among them and gives the values (performance.md 3 and 3.1; DESIGN section 8).
+// Screened encoding: a product in few bits (screen_product.h) finds the latents that can be among a
+// row's best k, fp32 decides among them and gives the values (performance.md 3 and 3.1; DESIGN
+// section 8).
 //
-// A latent's optimistic value is its int8 pre-activation plus `window` standard deviations of the
-// rounding error, sigma^2 = (s_x^2 |w|^2 + s_w^2 |x|^2) / 12. A row's candidates are evaluated in
-// fp32 until the k-th best exact value exceeds the optimistic value of everything that is left.
-// Which latents the product lets pass is decided by a threshold guessed from the last batch; rows
-// for which the guess was too high are screened once more with what they are now known to hold.
-// Only positive values count: what TopK selects and ReLU then removes is not looked for.
+// A latent's optimistic value is its pre-activation by that product plus `window` standard
+// deviations of what rounding can hide. A row's candidates are evaluated in fp32 until the k-th
+// best exact value exceeds the optimistic value of everything that is left. Which latents the
+// product lets pass is decided by a threshold guessed from the last batch; rows for which the guess
+// was too high are screened once more with what they are now known to hold. Only positive values
+// count: what TopK selects and ReLU then removes is not looked for.
+//
+// A few dims much larger than the others spoil the rounding of all. Where there are such, up to 16
+// are kept apart: they are 0 in the packed rows, and their product is added in fp32. They are
+// picked once, from the first rows that are encoded and the encoder as it then is: perhaps others
+// on another rank or after a resume, which changes how many candidates there are but not the
+// result.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -35,7 +42,8 @@ class Screen {
   static constexpr double kWindow = 6, kWidestWindow = 12;
   static constexpr int64_t kWidestRow = 65536;  // sums of 32 bits
 
-  explicit Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile = best_screen_tile());
+  Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile);
+  Screen(const at::Tensor& w_enc_ld, ScreenKind kind) : Screen(w_enc_ld, best_screen_tile(kind)) {}
 
   // After encoder rows changed; of different rows also from different threads.
   void refresh(int64_t row, const float* w) { rows_.set(row, w); }
@@ -44,6 +52,10 @@ class Screen {
   // The best k' = min(k, l) positive pre-activations of each row, best first, padded with -inf.
   // `check`: rows to be compared with the exact result.
   Candidates topk(const EncodeArgs& args, int64_t k, std::span<const int64_t> check = {});
+
+  // Every pre-activation above `threshold` >= 0, with the values that topk() gives. Exact: fp32
+  // alone, for the few rows whose list was too short.
+  Codes above(const EncodeArgs& args, float threshold) const;
 
   ScreenStats take_stats();  // since the last call
 
@@ -56,19 +68,23 @@ class Screen {
   Memory memory() const { return {window_, relative_threshold_}; }
   void remember(const Memory& memory);
 
-  int64_t bytes() const;
+  int64_t bytes() const { return rows_.bytes(); }
+  std::span<const int64_t> apart() const { return rows_.apart; }  // dims kept apart
 
  private:
   struct Pass;
   struct Found;
+  void keep_outliers_apart(const EncodeArgs& args);
   Found screened(const EncodeArgs& args, int64_t k, std::span<const float> start);
+  static Found unscreened(int64_t rows, int64_t k);
   void screen_again(const EncodeArgs& args, int64_t k, Found& found);
   void encode_exactly(const EncodeArgs& args, int64_t k, Found& found);
   void check(const EncodeArgs& args, int64_t k, std::span<const int64_t> rows, Found& found);
   void learn_threshold(const Found& found);
 
-  QuantisedRows rows_;
+  ScreenRows rows_;
   const ScreenTile& tile_;
+  bool looked_for_outliers_ = false;
   double window_ = kWindow;
   float relative_threshold_ = 0;  // of |x|, for the next batch
   ScreenStats stats_;

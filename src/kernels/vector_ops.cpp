@@ -113,6 +113,26 @@ MEGADICT_BODY int64_t quantise(const float* x, int64_t d, float inverse, int8_t*
   return sum;
 }
 
+MEGADICT_BODY Fourths to_bf16(const float* x, int64_t d, float inverse, uint16_t* out) {
+  constexpr int64_t kLanes = 16;
+  float values[kLanes] = {}, powers[kLanes] = {};
+  const auto fourth = [](float v) { return v * v * (v * v); };
+  const auto one = [&](int64_t i, int64_t lane) {
+    const auto bits = std::bit_cast<uint32_t>(x[i]);
+    out[i] = static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+    values[lane] += fourth(x[i] * inverse);
+    powers[lane] += fourth(std::bit_cast<float>(bits & 0x7F800000u) * inverse);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= d; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) one(i + lane, lane);
+  for (; i < d; ++i) one(i, 0);
+  Fourths sums{0, 0};
+  for (float lane : values) sums.values += lane;
+  for (float lane : powers) sums.powers += lane;
+  return sums;
+}
+
 }  // namespace body
 
 // The versions of one instruction set, and their row in the table.
@@ -150,9 +170,12 @@ MEGADICT_BODY int64_t quantise(const float* x, int64_t d, float inverse, int8_t*
   attributes int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q) {             \
     return body::quantise(x, d, inverse, q);                                                     \
   }                                                                                              \
+  attributes Fourths to_bf16(const float* x, int64_t d, float inverse, uint16_t* out) {          \
+    return body::to_bf16(x, d, inverse, out);                                                    \
+  }                                                                                              \
   constexpr VectorOps ops = {Isa::set,          dot,         add_scaled,    add_scaled4,         \
                              add_fixed,         adam_row,    adam_b1_0_row, sign_row,            \
-                             largest_magnitude, mostly_lost, quantise};                          \
+                             largest_magnitude, mostly_lost, quantise,      to_bf16};            \
   }
 
 MEGADICT_VECTOR_OPS(scalar, )
@@ -170,9 +193,12 @@ constexpr std::array kVersions = {
 };
 
 // One look-up a call: rows are short.
-constexpr std::array<const VectorOps*, 4> kBest = {
-    &best_available(kVersions, Isa::scalar), &best_available(kVersions, Isa::avx2),
-    &best_available(kVersions, Isa::avx512), &best_available(kVersions, Isa::avx512_vnni)};
+constexpr auto kBest = [] {
+  std::array<const VectorOps*, kIsaCount> best = {};
+  for (size_t isa = 0; isa < kIsaCount; ++isa)
+    best[isa] = &best_available(kVersions, static_cast<Isa>(isa));
+  return best;
+}();
 
 const VectorOps& ops() {
   return *kBest[static_cast<size_t>(isa_in_use())];
@@ -214,6 +240,10 @@ bool mostly_lost(const float* x, int64_t d, float inverse) {
 
 int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q) {
   return ops().quantise(x, d, inverse, q);
+}
+
+Fourths to_bf16(const float* x, int64_t d, float inverse, uint16_t* out) {
+  return ops().to_bf16(x, d, inverse, out);
 }
 
 RowUpdate row_update(const UpdateArgs& args) {

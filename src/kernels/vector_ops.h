@@ -39,6 +39,12 @@ float largest_magnitude(const float* x, int64_t d);  // not finite where an elem
 bool mostly_lost(const float* x, int64_t d, float inverse);
 // q = x * inverse, rounded; the rest of q is left. Returns the sum of q.
 int64_t quantise(const float* x, int64_t d, float inverse, int8_t* q);
+// Sums of fourth powers of x * inverse: of the values, and of the powers of two they begin with.
+struct Fourths {
+  float values, powers;
+};
+// The nearest bf16 numbers (ties to even) of finite values.
+Fourths to_bf16(const float* x, int64_t d, float inverse, uint16_t* out);
 
 // One version of the loops; the functions above call the one in use.
 struct VectorOps {
@@ -55,6 +61,7 @@ struct VectorOps {
   float (*largest_magnitude)(const float*, int64_t);
   bool (*mostly_lost)(const float*, int64_t, float);
   int64_t (*quantise)(const float*, int64_t, float, int8_t*);
+  Fourths (*to_bf16)(const float*, int64_t, float, uint16_t*);
 };
 std::span<const VectorOps> all_vector_ops();  // best first, scalar last
 const VectorOps& best_vector_ops(Isa isa = isa_in_use());

@@ -61,7 +61,7 @@ Encoded encode_batch_topk(const Mesh& mesh, const Dictionary& dictionary, const 
   const int64_t k = dictionary.config.k;
   BatchSelection selected = select_batch_topk(
       *mesh.world, input, best_of_rows(input, list_width(k), with),
-      {k, rows.batch_rows, rows.first_row, dictionary.n, dictionary.latents.begin});
+      {k, rows.batch_rows, rows.first_row, dictionary.n, dictionary.latents.begin, with.screen});
   return {with_padding_rows(std::move(selected.codes), xc_bd.size(0)), selected.least};
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kValueBits = 32;
 constexpr int64_t kBlockElements = int64_t{1} << 25;  // of rows x latents encoded again at once
-// Two products of one pair may round differently: entries are looked for a little below the bound.
+// What is encoded again is to be above this part of the bound, which is in it.
 constexpr float kBelow = 1 - 1e-5f;
 
 // Positive pre-activations of the rows here, in no particular order.
@@ -109,8 +109,8 @@ Ranked find_rank(Communicator& world, const at::Tensor& keys, int bits, int64_t 
 
 // The entries of other rows and everything above `threshold` in `rows`; of both together perhaps
 // no more than the best `most`: a row of huge norm may hold half the dictionary.
-Entries encode_again(const EncodeArgs& input, const at::Tensor& rows, float threshold, int64_t most,
-                     const Entries& others) {
+Entries encode_again(const EncodeArgs& input, const Screen* screen, const at::Tensor& rows,
+                     float threshold, int64_t most, const Entries& others) {
   const int64_t block =
       std::max<int64_t>(1, kBlockElements / std::max<int64_t>(input.w_enc_ld.size(0), 1));
   std::vector<Entries> parts = {others};
@@ -118,8 +118,10 @@ Entries encode_again(const EncodeArgs& input, const at::Tensor& rows, float thre
   for (int64_t begin = 0; begin < rows.size(0); begin += block) {
     const at::Tensor some = rows.narrow(0, begin, std::min(block, rows.size(0) - begin));
     const at::Tensor x = input.x_bd.index_select(0, some);
-    parts.push_back(
-        entries_of(kernels_for(x).above({x, input.w_enc_ld, input.b_enc_l}, threshold), some));
+    const EncodeArgs part{x, input.w_enc_ld, input.b_enc_l};
+    parts.push_back(entries_of(
+        screen != nullptr ? screen->above(part, threshold) : kernels_for(x).above(part, threshold),
+        some));
     held += parts.back().value.size(0);
     if (held <= 2 * most) continue;
     const Entries all = joined(parts);
@@ -171,7 +173,7 @@ BatchSelection select_batch_topk(Communicator& world, const EncodeArgs& input,
     const float bound = found.keys < wanted ? 0.0f : value_of(found.key);
     const at::Tensor again = is_positive(last).logical_and(last.lt(bound).logical_not());
     const at::Tensor complete = again.index_select(0, entries.row).logical_not();
-    entries = encode_again(input, again.nonzero().squeeze(1), bound * kBelow, wanted,
+    entries = encode_again(input, args.screen, again.nonzero().squeeze(1), bound * kBelow, wanted,
                            entries.where(complete));
     found = find_rank(world, keys_of(entries.value), kValueBits, wanted, keys_of(full),
                       "batchtopk values again");

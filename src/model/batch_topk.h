@@ -11,6 +11,7 @@
 
 #include "comm/communicator.h"
 #include "kernels/kernel_set.h"
+#include "kernels/screen.h"
 
 namespace megadict {
 
@@ -18,10 +19,11 @@ inline constexpr int kRadixBits = 11;  // of a histogram of 2^11 int64 counts
 
 struct BatchSelectArgs {
   int64_t k = 0;
-  int64_t batch_rows = 0;    // B, real rows of the global batch
-  int64_t first_row = 0;     // position in the batch of the first row here
-  int64_t latents = 0;       // n, of the whole dictionary
-  int64_t first_latent = 0;  // global id of the first latent here
+  int64_t batch_rows = 0;          // B, real rows of the global batch
+  int64_t first_row = 0;           // position in the batch of the first row here
+  int64_t latents = 0;             // n, of the whole dictionary
+  int64_t first_latent = 0;        // global id of the first latent here
+  const Screen* screen = nullptr;  // that made the lists: its values, which round otherwise
 };
 
 struct BatchSelection {

@@ -29,7 +29,7 @@ struct DeadConfig {
 };
 
 struct KernelConfig {
-  std::string encode = "auto";  // auto | fp32 | screen_int8 (kernels/screen.h)
+  std::string encode = "auto";  // auto | fp32 | screen_int8 | screen_bf16 (kernels/screen.h)
   std::string isa = "auto";     // auto | a name of all_isas() (kernels/isa.h)
   std::string set = "auto";     // auto | cpu | tensor (kernels/kernel_set.h)
 };

@@ -5,11 +5,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <span>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "data/row_reader.h"
+#include "kernels/memory.h"
 #include "model/activations.h"
 
 namespace megadict {
@@ -26,33 +30,49 @@ at::Tensor first_rows(const TrainJob& job, const TrainState& state) {
   return x * normalization.scale - state.dictionary.b_dec_d;
 }
 
-struct Rates {
-  double fp32 = 0, screen = 0;  // rows/s
+// Rows/s of one way to encode, the slowest rank's.
+struct Way {
+  std::string_view name;
+  double rate = 0;
 };
 
-// Both on as many blocks of rows as there are threads, after a call that is not timed.
-Rates measure(const TrainJob& job, const TrainState& state) {
-  const Dictionary& dictionary = state.dictionary;
-  const at::Tensor x = first_rows(job, state);
-  const EncodeArgs args{x, dictionary.w_enc_ld, dictionary.b_enc_l};
-  const int64_t k = listed_latents(dictionary.config);
-  const auto rate = [&](auto&& encode) {
-    encode();
-    const double start = seconds_now();
-    encode();
-    return static_cast<double>(x.size(0)) / (seconds_now() - start);
-  };
-  Rates rates;
-  rates.fp32 = rate([&] { kCpuKernels.topk(args, k); });
-  Screen screen(dictionary.w_enc_ld);
-  rates.screen = rate([&] { screen.topk(args, k); });
-  return rates;
+// On as many blocks of rows as there are threads, after a call that is not timed.
+double rate_of(const at::Tensor& x, const std::function<void()>& encode) {
+  encode();
+  const double start = seconds_now();
+  encode();
+  return static_cast<double>(x.size(0)) / (seconds_now() - start);
 }
 
 // The smallest of all ranks' values.
 double least(const Mesh& mesh, double value, const char* name) {
   mesh.world->all_reduce(view_of(&value, 1), ReduceOp::min, name);
   return value;
+}
+
+bool everywhere(const Mesh& mesh, bool here) {
+  return least(mesh, here ? 1 : 0, "screens available") > 0;
+}
+
+// fp32 and the screens that every rank has, measured; the fastest first. Collective over the mesh.
+std::vector<Way> measure(const Mesh& mesh, const TrainJob& job, const TrainState& state,
+                         std::span<const ScreenProduct* const> screens) {
+  const Dictionary& dictionary = state.dictionary;
+  const at::Tensor x = first_rows(job, state);
+  const EncodeArgs args{x, dictionary.w_enc_ld, dictionary.b_enc_l};
+  const int64_t k = listed_latents(dictionary.config);
+  std::vector<Way> ways = {{"fp32", rate_of(x, [&] { kCpuKernels.topk(args, k); })}};
+  for (const ScreenProduct* product : screens) {
+    {
+      Screen screen(dictionary.w_enc_ld, product->kind);
+      ways.push_back({product->name, rate_of(x, [&] { screen.topk(args, k); })});
+    }
+    release_free_memory();  // of a large dictionary one copy at a time fits
+  }
+  for (Way& way : ways) way.rate = least(mesh, way.rate, "encode rate");
+  std::stable_sort(ways.begin(), ways.end(),
+                   [](const Way& a, const Way& b) { return a.rate > b.rate; });
+  return ways;
 }
 
 }  // namespace
@@ -67,20 +87,20 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
   }
   const bool cuda = job.device.is_cuda();
   const bool tensors = job.kernels.set == "tensor";
-  const bool here = !cuda && !tensors && has_fast_screen(isa_in_use()) &&
-                    state.dictionary.d <= Screen::kWidestRow;
-  const bool everywhere = least(mesh, here ? 1 : 0, "screens available") > 0;
+  std::vector<const ScreenProduct*> screens;  // that every rank has
+  const bool possible = !cuda && !tensors && state.dictionary.d <= Screen::kWidestRow;
+  for (const ScreenProduct& product : all_screen_products())
+    if (everywhere(mesh, possible && has_fast_screen(product.kind))) screens.push_back(&product);
   const auto exact = [](const std::string& why) {
     note("kernels.encode: fp32 (" + why + ")");
     return std::string("fp32");
   };
   const char* no_screen =
-      tensors
-          ? "kernels.set = tensor has no screen"
-          : "some rank has no AVX-512 VNNI, or kernels.isa leaves it out, or there is a GPU, or "
-            "rows are wider than 65536";
+      tensors ? "kernels.set = tensor has no screen"
+              : "some rank has no AVX-512 VNNI (screen_int8) or BF16 (screen_bf16), or kernels.isa "
+                "leaves it out, or there is a GPU, or rows are wider than 65536";
   if (asked != "auto") {
-    if (everywhere) return asked;
+    if (std::ranges::count(screens, asked, &ScreenProduct::name) > 0) return asked;
     if (job.encode_was_auto) return exact(no_screen);
     fail_agreed(ExitCode::usage, fmt::format("kernels.encode = {}: {}", asked, no_screen),
                 "--kernels.encode fp32");
@@ -89,15 +109,14 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
     return "fp32";  // nothing to choose from
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.n / mesh.feature_size() < kFewestScreened) return "fp32";
-  if (!everywhere) return exact(no_screen);
-  const Rates mine = measure(job, state);
-  const Rates rates{least(mesh, mine.fp32, "fp32 rate"), least(mesh, mine.screen, "screen rate")};
-  if (rates.fp32 >= rates.screen)
-    return exact(
-        fmt::format("{:.0f} rows/s measured, screen_int8 {:.0f}", rates.fp32, rates.screen));
-  note(fmt::format("kernels.encode: screen_int8 ({:.0f} rows/s measured, fp32 {:.0f})",
-                   rates.screen, rates.fp32));
-  return "screen_int8";
+  if (screens.empty()) return exact(no_screen);
+  const std::vector<Way> ways = measure(mesh, job, state, screens);
+  std::string others;
+  for (size_t i = 1; i < ways.size(); ++i)
+    others += fmt::format(", {} {:.0f}", ways[i].name, ways[i].rate);
+  note(fmt::format("kernels.encode: {} ({:.0f} rows/s measured{})", ways[0].name, ways[0].rate,
+                   others));
+  return std::string(ways[0].name);
 }
 
 }  // namespace megadict

@@ -99,8 +99,8 @@ ExitCode stop(Run& run, StopRequest request) {
 
 // The window is wider from here on.
 void report_misses(const Run& run, const ScreenStats& screen) {
-  warn(fmt::format("step {}: the int8 screen missed {} of the best latents of {} compared rows",
-                   run.state.step, screen.missed, screen.checked));
+  warn(fmt::format("step {}: {} missed {} of the best latents of {} compared rows", run.state.step,
+                   run.job.kernels.encode, screen.missed, screen.checked));
 }
 
 ExitCode steps(Run& run, BatchStream& stream) {

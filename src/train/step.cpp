@@ -328,8 +328,8 @@ StepWorkspace make_workspace(const TrainState& state, const std::string& encode)
                      at::zeros({state.dictionary.latents.size()}, options.dtype(at::kBool)),
                      {},
                      {}};
-  if (encode == "screen_int8") {
-    work.screen.emplace(state.dictionary.w_enc_ld);
+  if (const ScreenProduct* product = screen_named(encode)) {
+    work.screen.emplace(state.dictionary.w_enc_ld, product->kind);
     work.screen->remember(state.screen);
   }
   return work;

@@ -25,6 +25,7 @@ def test_kernels(megadict_bin, tmp_path):
     (0, []), (0, ["--encode", "fp32", "--optimiser", "adam_b1_0", "--dead", "40", "--k_aux", "9"]), (2, []),
     (4, ["--mesh.data", "2", "--mesh.feature", "2", "--optimiser", "sign_sgd"]),
     (4, ["--mesh.data", "2", "--mesh.exchange", "tokens", "--micro", "13", "--mesh.overlap", "true"]),
+    (2, ["--encode", "screen_bf16"]), (0, ["--encode", "screen_int8"]),
 ])  # fmt: skip
 def test_step(megadict_bin, tmp_path, ranks, more):
     out = tmp_path / "step.json"

@@ -75,6 +75,7 @@ def test_a_fast_run_that_goes_on_deterministically_gives_up_its_screen(megadict_
 
 @pytest.mark.parametrize("fields, what", [
     ({"kernels__encode": "screen_int8"}, "kernels.encode = screen_int8"),
+    ({"kernels__encode": "screen_bf16"}, "kernels.encode = screen_bf16"),
     ({"optim__clip_norm": 1}, "optim.clip_norm > 0"),
     ({"mesh__exchange": "gradients"}, "mesh.exchange = gradients"),
     ({"run__device": "cuda"}, "run.device = cuda")])

@@ -2,6 +2,8 @@
 
 import json
 
+import h5py
+import numpy as np
 import pytest
 from training import held_out_fvu, mesh_words, metrics, run, same_bits, synth, train_words
 
@@ -13,34 +15,35 @@ def data(megadict_bin, tmp_path_factory):
     return synth(megadict_bin, tmp_path_factory.mktemp("encode") / "acts")
 
 
-def has_vnni(binary) -> bool:
-    return "avx512vnni" in run(binary, ["info"]).stdout.split()
+NEEDS = {"screen_int8": "avx512vnni", "screen_bf16": "avx512bf16"}
 
 
-@pytest.fixture(scope="module")
-def vnni(megadict_bin):
-    if not has_vnni(megadict_bin):
-        pytest.skip("this processor has no AVX-512 VNNI")
+@pytest.fixture(params=NEEDS)
+def screen(request, megadict_bin):
+    """A value of kernels.encode that this processor has the instructions for."""
+    if NEEDS[request.param] not in run(megadict_bin, ["info"]).stdout.split():
+        pytest.skip(f"this processor has no {NEEDS[request.param]}")
+    return request.param
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (1, 3)])
 @pytest.mark.parametrize("optimiser", ["adam", "adam_b1_0"])
-def test_a_screened_run_learns_the_same(megadict_bin, vnni, data, tmp_path, shape, optimiser):
+def test_a_screened_run_learns_the_same(megadict_bin, screen, data, tmp_path, shape, optimiser):
     scores = {}
-    for encode in ("fp32", "screen_int8"):
+    for encode in ("fp32", screen):
         words = train_words(data, tmp_path / encode, kernels__encode=encode, optim__name=optimiser,
                             **mesh_words(shape))  # fmt: skip
         done = run(megadict_bin, words, ranks=shape[0] * shape[1])
         assert done.returncode == 0, done.stderr
         scores[encode] = held_out_fvu(tmp_path / encode)
-    assert scores["screen_int8"] == pytest.approx(scores["fp32"], rel=5e-3)
-    lines = [line for line in metrics(tmp_path / "screen_int8") if "screen/missed" in line]
+    assert scores[screen] == pytest.approx(scores["fp32"], rel=5e-3)
+    lines = [line for line in metrics(tmp_path / screen) if "screen/missed" in line]
     assert lines and all(line["screen/missed"] == 0 for line in lines)
     assert not [line for line in metrics(tmp_path / "fp32") if "screen/missed" in line]
 
 
-def test_a_screened_run_resumes_to_the_same_bits(megadict_bin, vnni, data, tmp_path):
-    more = {"kernels__encode": "screen_int8", "checkpoint__every_steps": 30, "checkpoint__keep": 9}
+def test_a_screened_run_resumes_to_the_same_bits(megadict_bin, screen, data, tmp_path):
+    more = {"kernels__encode": screen, "checkpoint__every_steps": 30, "checkpoint__keep": 9}
     whole, half = tmp_path / "whole", tmp_path / "half"
     assert run(megadict_bin, train_words(data, whole, **more)).returncode == 0
     resume = {"run__resume": whole / "checkpoints" / "step_000000030"}
@@ -83,7 +86,7 @@ def test_auto_is_measured_once_and_kept(megadict_bin, data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "kernels.encode: " in done.stdout + done.stderr
     picked = json.loads((out / "config.json").read_text())["kernels.encode"]
-    assert picked["source"] == "resolved" and picked["value"] in ("fp32", "screen_int8")
+    assert picked["source"] == "resolved" and picked["value"] in ("fp32", *NEEDS)
     more["data__tokens"] = 101 * 6
     done = run(megadict_bin, train_words(data, out, **more, run__resume="auto"))
     assert done.returncode == 0, done.stderr
@@ -98,8 +101,9 @@ def test_a_small_dictionary_is_encoded_exactly(megadict_bin, data, tmp_path):
 
 
 @pytest.mark.parametrize("fields, part", [
-    ({"kernels__encode": "int8"}, "auto, fp32, screen_int8"),
+    ({"kernels__encode": "int8"}, "auto, fp32, screen_int8, screen_bf16"),
     ({"kernels__encode": "screen_int8", "model__activation": "relu"}, "it is for topk and batchtopk on a cpu"),
+    ({"kernels__encode": "screen_bf16", "model__activation": "relu"}, "it is for topk and batchtopk on a cpu"),
     ({"kernels__encode": "screen_int8", "run__device": "cuda"}, "it is for topk and batchtopk on a cpu"),
 ])  # fmt: skip
 def test_refusals(megadict_bin, data, tmp_path, fields, part):
@@ -108,27 +112,42 @@ def test_refusals(megadict_bin, data, tmp_path, fields, part):
     assert not (tmp_path / "run").exists()
 
 
-def test_values_that_a_screen_cannot_hold(megadict_bin, vnni, tmp_path):
-    """Constant and huge columns, zero rows: the same codes as the exact encode's, or the same end."""
-    import h5py
-    import numpy as np
-
-    random = np.random.default_rng(3)
-    rows = random.standard_normal((6000, 24)).astype(np.float32)
-    rows[:, 3] = 5.0
-    rows[::7] = 0
-    rows[::1001, 5] = 1e6
-    folder = tmp_path / "odd"
+def write_rows(folder, rows):
     folder.mkdir()
     with h5py.File(folder / "0000.h5", "w") as shard:
         shard.create_dataset("activations", data=rows, chunks=(512, 24), fletcher32=True)
         shard.attrs.update(megadict_version="test", model="synthetic", hook="none", layer=0,
                            tokenizer="none", d_in=24, dtype="float32", rows=len(rows))  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_end_a_screened_run_as_an_exact_one(megadict_bin, screen, tmp_path, bad):
+    rows = np.random.default_rng(3).standard_normal((6000, 24)).astype(np.float32)
+    rows[4321, 7] = bad
+    folder = write_rows(tmp_path / "bad", rows)
+    ends = []
+    for encode in ("fp32", screen):
+        words = train_words(folder, tmp_path / encode, kernels__encode=encode, data__tokens=6000)
+        done = run(megadict_bin, words)
+        ends.append((done.returncode, done.stderr.replace(encode, "")))
+    assert ends[0][0] == 3 and "0000.h5" in ends[0][1], ends[0]
+    assert ends[0] == ends[1]
+
+
+def test_values_that_a_screen_cannot_hold(megadict_bin, screen, tmp_path):
+    """Constant and huge columns, zero rows: the same codes as the exact encode's, or the same end."""
+    random = np.random.default_rng(3)
+    rows = random.standard_normal((6000, 24)).astype(np.float32)
+    rows[:, 3] = 5.0
+    rows[::7] = 0
+    rows[::1001, 5] = 1e6
+    folder = write_rows(tmp_path / "odd", rows)
     curves = {}
-    for encode in ("fp32", "screen_int8"):
+    for encode in ("fp32", screen):
         out = tmp_path / encode
         done = run(megadict_bin, train_words(folder, out, kernels__encode=encode, log__every_steps=1,
                                              data__tokens=101 * 20))  # fmt: skip
         assert done.returncode == 0, done.stderr
         curves[encode] = [line["fvu"] for line in metrics(out) if "fvu" in line]
-    assert curves["screen_int8"][:5] == pytest.approx(curves["fp32"][:5], rel=1e-3)
+    assert curves[screen][:5] == pytest.approx(curves["fp32"][:5], rel=1e-3)

@@ -5,7 +5,7 @@ import json
 import pytest
 from training import held_out_fvu, mesh_words, run, same_bits, synth, train_words
 
-ISAS = ["scalar", "avx2", "avx512", "avx512_vnni"]  # each includes those before it
+ISAS = ["scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"]  # each includes those before it
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,11 @@ def test_auto_is_kept_and_a_change_is_noticed(megadict_bin, best, data, tmp_path
 
 
 @pytest.mark.parametrize("fields, part", [
-    ({"kernels__isa": "avx"}, "auto, avx512_vnni, avx512, avx2, scalar"),
+    ({"kernels__isa": "avx"}, "auto, amx, avx512_bf16, avx512_vnni, avx512, avx2, scalar"),
     ({"kernels__set": "gpu"}, "auto, cpu, tensor"),
     ({"kernels__set": "tensor", "kernels__encode": "screen_int8"}, "has no screen"),
     ({"kernels__isa": "avx2", "kernels__encode": "screen_int8"}, "kernels.isa leaves it out"),
+    ({"kernels__isa": "avx2", "kernels__encode": "screen_bf16"}, "kernels.isa leaves it out"),
     ({"kernels__set": "cpu", "run__device": "cuda"}, "kernels.set = cpu with run.device = cuda"),
 ])  # fmt: skip
 def test_refusals(megadict_bin, best, data, tmp_path, fields, part):

@@ -192,8 +192,8 @@ def make_parser() -> OneLineParser:
         metavar="NAME", help=f"{', '.join((OURS, *peers.PEERS))} (default: without signum)")
     add("--ladder", action="store_true",
         help="these instead: the dense loop, then one thing changed at a time up to our fastest")
-    add("--encode", nargs="+", default=["fp32", "screen_int8"], choices=("fp32", "screen_int8"),
-        metavar="NAME", help="rows of ours: fp32, screen_int8 (default both)")
+    add("--encode", nargs="+", default=["fp32", "screen_int8"], choices=("fp32", "screen_int8", "screen_bf16"),
+        metavar="NAME", help="rows of ours: fp32, screen_int8, screen_bf16 (default the first two)")
     add("--optim", nargs="+", default=["adam"], choices=("adam", "adam_b1_0"), metavar="NAME",
         help="rows of ours: adam, adam_b1_0 (default adam)")
     add("--lr", type=float, help="of every trainer (default 2e-4 / sqrt(n / 2^14))")
