@@ -72,7 +72,6 @@ class Screen {
   std::span<const int64_t> apart() const { return rows_.apart; }  // dims kept apart
 
  private:
-  struct Pass;
   struct Found;
   void keep_outliers_apart(const EncodeArgs& args);
   Found screened(const EncodeArgs& args, int64_t k, std::span<const float> start);
