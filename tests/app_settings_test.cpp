@@ -39,8 +39,9 @@ TEST(CheckAgainstData, ResolvesEveryZero) {
 }
 
 TEST(CheckAgainstData, LearningRateByRule) {
-  const auto resolved = [](double lr, int64_t steps) {
+  const auto resolved = [](double lr, int64_t steps, int64_t batch = 2048) {
     Settings s;
+    s.config.data.batch_size = batch;
     s.config.model.n_latents = 65536;
     s.config.optim.lr = lr;
     DataFacts facts = kFacts;
@@ -54,6 +55,8 @@ TEST(CheckAgainstData, LearningRateByRule) {
   EXPECT_DOUBLE_EQ(resolved(kAutoRate, 1000), 1e-3);
   EXPECT_DOUBLE_EQ(resolved(kAutoRate, 10), 1.6e-3);    // nor far above
   EXPECT_DOUBLE_EQ(resolved(kAutoRate, 0), kAutoRate);  // a plan without a length
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 1000, 8192), 1.7e-3);
+  EXPECT_DOUBLE_EQ(resolved(kAutoRate, 1000000, 512), 1e-4);
 }
 
 TEST(CheckAgainstData, LeavesWhatWasGiven) {

@@ -134,9 +134,10 @@ BatchPlan settle(Settings& settings, const StartPoint& start, const TrainData& d
   check_against_data(settings, facts);
   report_differences(start, settings);
   if (source_of(settings, "optim.lr") == "resolved")
-    say(fmt::format("optim.lr {:g} for {} latents and {} steps (the field's rule: {:.2g})",
-                    config.optim.lr, config.model.n_latents, facts.steps,
-                    field_rate(config.model.n_latents)));
+    say(fmt::format(
+        "optim.lr {:g} for {} latents and {} steps of {} rows (the field's rule: {:.2g})",
+        config.optim.lr, config.model.n_latents, facts.steps, config.data.batch_size,
+        field_rate(config.model.n_latents)));
   for (const std::string& remark : remarks_on(settings, facts)) note("note: " + remark);
   return BatchPlan(data.rows, config.data, config.run.seed, data.survivors);
 }

@@ -62,7 +62,7 @@ Fields optim_fields(OptimConfig& c) {
   return {
       {"optim.name", &c.name, "", "optimiser", one_of({"adam", "adam_b1_0", "sign_sgd"}), fixed},
       {"optim.lr", &c.lr, "",
-       "learning rate; field = 2e-4 / sqrt(n_latents / 2^14), auto = higher for short runs",
+       "learning rate; field = 2e-4 / sqrt(n_latents / 2^14), auto = more for short runs",
        or_word({.low = 0, .high = 10, .low_excluded = true},
                {{"auto", kAutoRate}, {"field", kFieldRate}}),
        notice},

@@ -60,7 +60,8 @@ void resolve_optim(Settings& settings, const DataFacts& facts) {
   if (optim.lr == kFieldRate) resolve(settings, "optim.lr", optim.lr, field_rate(latents));
   if (facts.steps <= 0) return;
   if (optim.lr == kAutoRate)
-    resolve(settings, "optim.lr", optim.lr, rounded_rate(auto_rate(latents, facts.steps)));
+    resolve(settings, "optim.lr", optim.lr,
+            rounded_rate(auto_rate(latents, settings.config.data.batch_size, facts.steps)));
   if (optim.warmup_steps == -1)
     resolve<int64_t>(settings, "optim.warmup_steps", optim.warmup_steps,
                      std::min<int64_t>(1000, facts.steps / 20));

@@ -9,9 +9,10 @@ double field_rate(int64_t latents) {
   return 2e-4 / std::sqrt(static_cast<double>(latents) / 16384);
 }
 
-double auto_rate(int64_t latents, int64_t steps) {
+double auto_rate(int64_t latents, int64_t batch, int64_t steps) {
   const double gain = std::sqrt(1e5 / static_cast<double>(std::max<int64_t>(steps, 1)));
-  return field_rate(latents) * std::clamp(gain, 1.0, kHighestGain);
+  const double of_batch = std::pow(static_cast<double>(batch) / 2048, 0.375);
+  return field_rate(latents) * std::max(1.0, std::clamp(gain, 1.0, kHighestGain) * of_batch);
 }
 
 double ramp(int64_t step, int64_t warmup) {

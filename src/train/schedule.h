@@ -11,9 +11,9 @@ inline constexpr double kAutoRate = -1, kFieldRate = -2;
 // The field's rule, made for runs of 10^5 steps: 2e-4 / sqrt(n / 2^14).
 double field_rate(int64_t latents);
 // What short runs want (README, "Learning rate"): the field's rule times sqrt(10^5 / steps), at
-// least 1 and at most kHighestGain.
+// least 1 and at most kHighestGain, times (batch / 2048)^(3/8); never less than the field's rule.
 inline constexpr double kHighestGain = 16;
-double auto_rate(int64_t latents, int64_t steps);
+double auto_rate(int64_t latents, int64_t batch, int64_t steps);
 
 // Linear from lr / warmup to lr over `warmup` steps, constant, then linear to 0 over the last
 // `decay_fraction` of `steps`; the smaller of the two where they overlap.
