@@ -174,16 +174,16 @@ TEST(Memory, CountsTheScreenWhereItMayBeUsed) {
   in.screen = PlanInput::Screen::large_shards;
   EXPECT_EQ(memory(in, 1, 1).screen, 0);
   in.screen = PlanInput::Screen::always;
-  EXPECT_EQ(memory(in, 1, 2).screen, 64 * (64 + 12));  // rows of 16 are padded to 64 bytes
+  EXPECT_EQ(memory(in, 1, 2).screen, 64 * (64 + 76));  // rows of 16 are padded to 64 bytes
   in.screen_kind = ScreenKind::bf16;
   in.width = 40;
-  EXPECT_EQ(memory(in, 1, 2).screen, 64 * (128 + 12));
+  EXPECT_EQ(memory(in, 1, 2).screen, 64 * (128 + 76));
   in.width = 16;
   in.screen_kind = ScreenKind::int8;
   in.screen = PlanInput::Screen::large_shards;
   in.latents = 1 << 20;
   in.width = 768;
-  EXPECT_EQ(memory(in, 1, 1).screen, (1 << 20) * (768 + 12));
+  EXPECT_EQ(memory(in, 1, 1).screen, (1 << 20) * (768 + 76));
 }
 
 TEST(Memory, TheFeatureAxisThatFits) {

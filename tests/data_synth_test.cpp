@@ -219,6 +219,8 @@ TEST(Synth, DoesNotOverwriteAFolder) {
   const Error error = error_of([&] { write_synth(dataset); });
   EXPECT_EQ(error.code(), ExitCode::usage);
   EXPECT_THAT(error.line(), HasSubstr("exists and is not an empty folder"));
+  dataset.out = folder / "x";  // an empty file
+  EXPECT_THAT(error_of([&] { write_synth(dataset); }).line(), HasSubstr("is not an empty folder"));
 }
 
 }  // namespace

@@ -223,6 +223,43 @@ TEST_P(ScreenOf, RowsOfTheEncoderThatAreNotFinite) {
   }
 }
 
+// The same where dims are kept apart: what is apart may not hide it.
+TEST_P(ScreenOf, RowsThatAreNotFiniteBesideDimsKeptApart) {
+  const int64_t d = shape().d;
+  if (d < 64) return;
+  Input in = input();
+  in.x.select(1, 7).mul_(30);
+  Screen screen(in.w, tile());
+  screen.topk(in.args(), shape().k);
+  ASSERT_FALSE(screen.apart().empty());
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    in.w[shape().l / 2][7] = bad;
+    screen.refresh(in.w);
+    const Candidates got = screen.topk(in.args(), shape().k);
+    const Candidates want = kCpuKernels.topk(in.args(), shape().k);
+    EXPECT_TRUE(at::equal(got.value.select(1, 0).isfinite(), want.value.select(1, 0).isfinite()));
+  }
+}
+
+// Encoder rows that it was not told of stand for errors outside any window.
+TEST_P(ScreenOf, MissesWithTheWidestWindowEndTheScreening) {
+  Input in = input();
+  if (shape().l < 8) return;
+  Screen screen(in.w, tile());
+  screen.topk(in.args(), shape().k);
+  screen.take_stats();
+  screen.remember({Screen::kWidestWindow, 0});
+  in.w[shape().l - 1].copy_(in.x[0] * 10);
+  const std::vector<int64_t> rows = {0};
+  screen.topk(in.args(), shape().k, rows);
+  const ScreenStats stats = screen.take_stats();
+  EXPECT_GT(stats.missed, 0);
+  EXPECT_TRUE(stats.given_up);
+  expect_same(screen.topk(in.args(), shape().k), in, shape().k);
+  EXPECT_FALSE(screen.take_stats().given_up);  // said once
+}
+
 // above() has the values of topk(), bit for bit, and misses none of them.
 TEST_P(ScreenOf, AboveAgreesWithTopk) {
   const Input in = input();

@@ -8,6 +8,7 @@
 #include "comm/backends.h"
 #include "support/mpi_main.h"
 #include "support/train_bench.h"
+#include "train/exact_b_dec.h"
 
 namespace megadict {
 namespace {
@@ -118,6 +119,40 @@ TEST(NotDeterministic, OtherMeshesGiveOtherBits) {
   at::set_num_threads(1);
   EXPECT_FALSE(equal(train(run, test_world(), {1, test_world().size()}, false),
                      train(run, *self, {1, 1}, false)));
+}
+
+// One rank's latents have the longest list of codes, another's the longest of AuxK: the unit is
+// that of one rank with all of them.
+LatentCodes lists_of(std::vector<int64_t> lengths) {
+  LatentCodes codes;
+  codes.latents = static_cast<int64_t>(lengths.size());
+  lengths.insert(lengths.begin(), 0);
+  codes.latent_start = at::tensor(lengths, at::kLong).cumsum(0);
+  return codes;
+}
+
+TEST(Deterministic, UnitsOfBDecAreThoseOfOneRank) {
+  const Case c{"units", "topk", "linear", 61, 0, 1.0 / 32};
+  const int size = test_world().size(), rank = test_world().rank();
+  const at::Tensor g = at::ones({4, small_problem(c).x_bd.size(1)});
+  const auto up = [&](Communicator& world, const LatentCodes& codes, const LatentCodes& aux) {
+    Bench bench(c, small_problem(c), world, {1, world.size()});
+    bench.state.dictionary.w_enc_ld.fill_(0.5);
+    bench.state.dictionary.w_dec_ld.fill_(0.5);
+    std::vector<BatchPart> parts(1);
+    parts[0].g_bd = g;
+    parts[0].codes = codes;
+    parts[0].aux = AuxForward{aux, g};
+    return bound_b_dec(bench.mesh, bench.state, {g}, parts, 1, 61).of_latents.up;
+  };
+  const int64_t codes = rank == 0 ? 1000 : 10, aux = rank == size - 1 ? 24 : 1;
+  std::vector<int64_t> all_codes(static_cast<size_t>(size), 10),
+      all_aux(static_cast<size_t>(size), 1);
+  all_codes.front() = 1000;
+  all_aux.back() = 24;
+  std::unique_ptr<Communicator> self = make_self_communicator("world");
+  EXPECT_EQ(up(test_world(), lists_of({codes}), lists_of({aux})),
+            up(*self, lists_of(all_codes), lists_of(all_aux)));
 }
 
 TEST(Deterministic, ValuesThatAreNotFiniteEndTheStepOnEveryRank) {

@@ -55,8 +55,13 @@ void look_at_data(const std::string& path, PlanOptions& own) {
   if (own.width == 0 && path.empty())
     fail_agreed(ExitCode::usage, "neither --d nor --data.path was given: how wide are rows?",
                 "megadict plan --help");
-  if (own.width == 0) {
+  if (!path.empty()) {
     const ShardIndex index = ShardIndex::open(path);
+    if (own.width != 0 && own.width != index.width())
+      fail_agreed(ExitCode::usage,
+                  fmt::format("--d {}, but the rows of {} are {} wide", own.width, in_quotes(path),
+                              index.width()),
+                  "leave one of them out");
     own.width = index.width();
     if (own.rows == 0) own.rows = index.rows();
     if (own.dtype.empty()) own.dtype = name_of(index.facts().dtype);
@@ -242,6 +247,10 @@ int run_plan(Launch& launch, const Args& args) {
     say_time(in, mesh, here, machine);
     say_save(in, mesh, here, own.signal_s, machine);
   }
+  if (!own.machine.empty() && machine.devices == 0 && machine.latency_s == 0)
+    note(
+        "note: the machine file was measured by one rank: collectives cost what memory costs; "
+        "mpirun megadict bench machine measures them");
   if (facts.ranks > 1) say_all_meshes(in, facts.ranks, mesh);
   if (!own.machine.empty()) say_scaling(in, machine, on_a_node);
   return 0;

@@ -180,6 +180,7 @@ Machine read_machine(const std::string& path) {
       its_name != json.end() && its_name->is_string() ? its_name->get<std::string>() : "unnamed";
   const auto number = [&](const char* name, bool may_be_zero) {
     const auto found = json.find(name);
+    if (found == json.end() && may_be_zero) return 0.0;  // not known, as to an older version
     if (found == json.end() || !found->is_number()) refuse(std::string("no number '") + name + "'");
     const auto value = found->get<double>();
     if (!(value > 0) && !(may_be_zero && value == 0))

@@ -1,6 +1,7 @@
 #include "app/memory_check.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -22,6 +23,12 @@ int64_t available_on_machine() {
   return kUnknownBytes;
 }
 
+int64_t resident_bytes() {
+  std::ifstream in("/proc/self/statm");
+  int64_t size = 0, pages = 0;
+  return in >> size >> pages ? pages * ::sysconf(_SC_PAGESIZE) : 0;
+}
+
 }  // namespace
 
 int64_t free_memory() {
@@ -35,7 +42,9 @@ void check_memory(Launch& launch, const Config& config, int64_t width, int64_t s
                   int64_t rows) {
   if (!config.run.check_memory) return;
   const PlanInput in = plan_input(config, width, sample_bytes, rows);
-  const int64_t needed = memory(in, config.mesh.data, config.mesh.feature).peak();
+  // The program's own share is taken already.
+  const MemoryPlan plan = memory(in, config.mesh.data, config.mesh.feature);
+  const int64_t needed = plan.peak() - std::min(plan.program, resident_bytes());
   const int64_t ranks_here = launch.facts().local_ranks;
   const int64_t free = free_memory();
   // The tightest node decides: free bytes for each of its ranks.

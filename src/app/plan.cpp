@@ -272,7 +272,7 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   if (in.deterministic) {
     const int64_t decodes = ceil_div(in.batch, in.micro) * (in.k_aux > 0 ? 2 : 1);
     out.push_back({"4", "largest code", "world", decodes * all_reduced(2 * kDouble)});
-    out.push_back({"8", "largest gradient", "world", all_reduced(5 * kDouble)});
+    out.push_back({"8", "largest gradient", "world", all_reduced(6 * kDouble)});
     out.push_back({"8", "codes of the batch", "world", all_reduced(kCounter)});
     out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
   }
@@ -322,7 +322,8 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   plan.average = in.average ? row * owned + b_dec : 0;
   plan.counters = kCounter * latents;
   if (is_screened(in, latents))
-    plan.screen = latents * (screen_product(in.screen_kind).padded(in.width) + 3 * kFloat);
+    plan.screen = latents * (screen_product(in.screen_kind).padded(in.width) +
+                             (3 + ScreenRows::kMostApart) * kFloat);
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
   // Updated rows on their way to the other data rows.
   if (one_pass && data_size > 1)

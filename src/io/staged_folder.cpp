@@ -35,7 +35,8 @@ StagedFolder::StagedFolder(const std::string& final_path)
     : final_path_(without_trailing_slash(final_path)) {
   if (final_path_.empty()) fail(ExitCode::usage, "no folder to write to", "--out DIR");
   std::error_code ignored;
-  if (fs::exists(final_path_, ignored) && !fs::is_empty(final_path_, ignored))
+  const bool usable = fs::is_directory(final_path_, ignored) && fs::is_empty(final_path_, ignored);
+  if (fs::exists(final_path_, ignored) && !usable)
     fail(ExitCode::usage, fmt::format("'{}' exists and is not an empty folder", final_path_),
          "name a new folder, or remove it first");
   // A name of its own: process numbers repeat, and one that was killed may have left a folder.

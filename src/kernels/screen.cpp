@@ -70,8 +70,11 @@ Screen::Screen(const at::Tensor& w_enc_ld, const ScreenTile& tile)
 
 void Screen::refresh(const at::Tensor& w_enc_ld) {
   const float* w = w_enc_ld.const_data_ptr<float>();
+  ParallelGuard guard;
 #pragma omp parallel for schedule(static)
-  for (int64_t row = 0; row < rows_.rows; ++row) rows_.set(row, w + row * rows_.d);
+  for (int64_t row = 0; row < rows_.rows; ++row)
+    guard.run([&] { rows_.set(row, w + row * rows_.d); });
+  guard.rethrow();
 }
 
 void Screen::keep_outliers_apart(const EncodeArgs& args) {
@@ -215,6 +218,7 @@ void Screen::check(const EncodeArgs& args, int64_t k, std::span<const int64_t> r
     if (above[r] <= listed || !std::isfinite(largest_magnitude(x + rows[r] * d, d))) continue;
     stats_.missed += above[r] - listed;
     found.outcome[static_cast<size_t>(rows[r])] = kHopeless;
+    if (window_ >= kWidestWindow) stats_.given_up = given_up_ = true;
     window_ = std::min(kWidestWindow, window_ * 1.25);
   }
   stats_.checked += static_cast<int64_t>(rows.size());
@@ -236,21 +240,22 @@ void Screen::learn_threshold(const Found& found) {
 
 Candidates Screen::topk(const EncodeArgs& args, int64_t k, std::span<const int64_t> check_rows) {
   k = std::min(k, rows_.rows);
-  if (!std::exchange(looked_for_outliers_, true)) keep_outliers_apart(args);
+  const int64_t rows = args.x_bd.size(0);
+  if (rows > 0 && !std::exchange(looked_for_outliers_, true)) keep_outliers_apart(args);
   // A bias that is not finite could hide its latent from the filter.
-  Found found = std::isfinite(largest_magnitude(args.b_enc_l.const_data_ptr<float>(), rows_.rows))
-                    ? screened(args, k, {})
-                    : unscreened(args.x_bd.size(0), k);
+  const bool told =
+      std::isfinite(largest_magnitude(args.b_enc_l.const_data_ptr<float>(), args.b_enc_l.numel()));
+  Found found = told && !given_up_ ? screened(args, k, {}) : unscreened(rows, k);
   screen_again(args, k, found);
   encode_exactly(args, k, found);
   learn_threshold(found);
   check(args, k, check_rows, found);
-  stats_.rows += args.x_bd.size(0);
+  stats_.rows += rows;
   return found.best;
 }
 
 void Screen::remember(const Memory& memory) {
-  window_ = memory.window;
+  window_ = std::clamp(memory.window, kWindow, kWidestWindow);
   relative_threshold_ = memory.relative_threshold;
 }
 

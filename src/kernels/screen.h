@@ -28,13 +28,14 @@
 namespace megadict {
 
 struct ScreenStats {
-  int64_t rows = 0;      // encoded
-  int64_t hits = 0;      // pairs the product let pass
-  int64_t rescored = 0;  // pairs evaluated in fp32
-  int64_t again = 0;     // rows screened twice
-  int64_t exact = 0;     // rows encoded in fp32 alone: values not finite, or too many hits
-  int64_t checked = 0;   // rows compared with the exact top k
-  int64_t missed = 0;    // entries of those that were not found; each widens the window
+  int64_t rows = 0;       // encoded
+  int64_t hits = 0;       // pairs the product let pass
+  int64_t rescored = 0;   // pairs evaluated in fp32
+  int64_t again = 0;      // rows screened twice
+  int64_t exact = 0;      // rows encoded in fp32 alone: values not finite, or too many hits
+  int64_t checked = 0;    // rows compared with the exact top k
+  int64_t missed = 0;     // entries of those that were not found; each widens the window
+  bool given_up = false;  // missed with the widest window: all rows in fp32 from here on
 };
 
 class Screen {
@@ -85,6 +86,7 @@ class Screen {
   const ScreenTile& tile_;
   bool looked_for_outliers_ = false;
   double window_ = kWindow;
+  bool given_up_ = false;
   float relative_threshold_ = 0;  // of |x|, for the next batch
   ScreenStats stats_;
 };

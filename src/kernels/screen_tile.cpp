@@ -60,6 +60,8 @@ void ScreenRows::set(int64_t row, const float* w) {
     step[row] = 1;
     shift[row] = 0;
     size[row] = std::numeric_limits<float>::infinity();
+    const auto dims = static_cast<int64_t>(apart.size());
+    std::fill_n(apart_w.data() + row * dims, dims, 0.0f);  // infinity - infinity would not pass
     return;
   }
   step[row] = packed.step;

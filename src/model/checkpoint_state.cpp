@@ -68,10 +68,10 @@ class StateFile {
     return value.get<double>();
   }
 
-  double threshold() const {
-    const nlohmann::json& value = at("threshold");
+  double threshold(const std::string& name) const {
+    const nlohmann::json& value = at(name);
     if (!value.is_number() || !(value.get<double>() >= 0) || value.get<double>() > kLargestFloat)
-      refuse("threshold", value, "a number, 0 or more, of 32 bits");
+      refuse(name, value, "a number, 0 or more, of 32 bits");
     return value.get<double>();
   }
 
@@ -184,7 +184,11 @@ CheckpointState read_checkpoint_state(const std::string& path) {
   state.var_total = file.positive("var_total");
   state.scale = file.positive("normalize.scale");
   state.centred = file.truth("normalize.centred");
-  if (activation_named(state.model.activation).whole_batch) state.threshold = file.threshold();
+  if (activation_named(state.model.activation).whole_batch) {
+    state.threshold = file.threshold("threshold");
+    state.threshold_average =
+        file.has("threshold_average") ? file.threshold("threshold_average") : state.threshold;
+  }
   state.data = file.at("data");
   if (!state.data.is_object()) file.refuse("data", state.data, "an object");
   state.parts = parts_of(file, state.model.n_latents);

@@ -23,7 +23,8 @@ struct CheckpointState {
   uint64_t seed = 0;
   int64_t step = 0, tokens = 0;
   double var_total = 0, scale = 1;
-  double threshold = 0;  // batchtopk's; 0 = relu
+  double threshold = 0;          // batchtopk's; 0 = relu
+  double threshold_average = 0;  // over the run's batches, which training goes on with
   bool centred = false;
   nlohmann::json data;                // an object
   std::vector<CheckpointPart> parts;  // they tile the latents

@@ -113,7 +113,8 @@ std::vector<Screen::Memory> screens_of_parts(const Mesh& mesh, const TrainState&
 Screen::Memory saved_screen(const Mesh& mesh, const CheckpointState& saved) {
   const std::vector<double>& windows = saved.screen_windows;
   if (windows.empty()) return {};
-  if (saved.mesh != mesh.name()) return {*std::max_element(windows.begin(), windows.end()), 0};
+  if (saved.mesh != mesh.name() || windows.size() != static_cast<size_t>(mesh.world->size()))
+    return {*std::max_element(windows.begin(), windows.end()), 0};
   const auto part = static_cast<size_t>(part_of(mesh, mesh.feature_index, mesh.data_index));
   return {windows[part], static_cast<float>(saved.screen_thresholds[part])};
 }
@@ -132,7 +133,11 @@ nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, ui
                   {"activation", model.activation},
                   {"decoder", model.decoder},
                   {"k", model.k}};
-  if (activation_named(model.activation).whole_batch) out["threshold"] = state.dictionary.threshold;
+  if (activation_named(model.activation).whole_batch) {
+    const double running = state.dictionary.threshold;
+    out["threshold"] = state.judged_threshold > 0 ? state.judged_threshold : running;
+    out["threshold_average"] = running;
+  }
   out["seed"] = seed;
   out["var_total"] = state.var_total;
   out["normalize"] = {{"scale", state.normalization.scale},
@@ -329,7 +334,7 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdent
   state.tokens = saved.tokens;
   state.var_total = saved.var_total;
   state.normalization = reader.normalization();
-  state.dictionary.threshold = saved.threshold;
+  state.dictionary.threshold = saved.threshold_average;
   state.screen = saved_screen(mesh, saved);
   if (with_ema && !reader.has("ema.W_enc"))
     fail_agreed(ExitCode::usage,

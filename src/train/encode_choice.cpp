@@ -13,7 +13,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/row_reader.h"
-#include "kernels/memory.h"
 #include "model/activations.h"
 
 namespace megadict {
@@ -54,20 +53,22 @@ bool everywhere(const Mesh& mesh, bool here) {
   return least(mesh, here ? 1 : 0, "screens available") > 0;
 }
 
-// fp32 and the screens that every rank has, measured; the fastest first. Collective over the mesh.
+constexpr int64_t kMostMeasured = 65536;  // latents
+
+// fp32 and the screens that every rank has, measured on some of a shard's latents (a copy of all in
+// bf16 may not fit); the fastest first. Collective over the mesh.
 std::vector<Way> measure(const Mesh& mesh, const TrainJob& job, const TrainState& state,
                          std::span<const ScreenProduct* const> screens) {
   const Dictionary& dictionary = state.dictionary;
   const at::Tensor x = first_rows(job, state);
-  const EncodeArgs args{x, dictionary.w_enc_ld, dictionary.b_enc_l};
-  const int64_t k = listed_latents(dictionary.config);
+  const int64_t some = std::min(kMostMeasured, dictionary.latents.size());
+  const at::Tensor w_enc = dictionary.w_enc_ld.narrow(0, 0, some);
+  const EncodeArgs args{x, w_enc, dictionary.b_enc_l.narrow(0, 0, some)};
+  const int64_t k = std::min(listed_latents(dictionary.config), some);
   std::vector<Way> ways = {{"fp32", rate_of(x, [&] { kCpuKernels.topk(args, k); })}};
   for (const ScreenProduct* product : screens) {
-    {
-      Screen screen(dictionary.w_enc_ld, product->kind);
-      ways.push_back({product->name, rate_of(x, [&] { screen.topk(args, k); })});
-    }
-    release_free_memory();  // of a large dictionary one copy at a time fits
+    Screen screen(w_enc, product->kind);
+    ways.push_back({product->name, rate_of(x, [&] { screen.topk(args, k); })});
   }
   for (Way& way : ways) way.rate = least(mesh, way.rate, "encode rate");
   std::stable_sort(ways.begin(), ways.end(),

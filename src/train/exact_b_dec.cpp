@@ -20,7 +20,7 @@ double longest_row(const at::Tensor& rows_bd) {
 
 // Of the own latents' lists, all parts together and AuxK's with them.
 struct Lists {
-  int64_t longest = 0;  // at least as long as every list
+  int64_t longest[2] = {};  // of the codes, of AuxK's
   int64_t entries = 0;
 };
 
@@ -35,10 +35,11 @@ Lists measure(std::span<const BatchPart> parts) {
     if (part.aux) add(aux_counts, part.aux->codes);
   }
   Lists out;
-  for (const at::Tensor& some : {counts, aux_counts}) {
-    if (!some.defined() || some.numel() == 0) continue;
-    out.longest += some.max().item<int64_t>();
-    out.entries += some.sum().item<int64_t>();
+  const at::Tensor both[2] = {counts, aux_counts};
+  for (int i = 0; i < 2; ++i) {
+    if (!both[i].defined() || both[i].numel() == 0) continue;
+    out.longest[i] = both[i].max().item<int64_t>();
+    out.entries += both[i].sum().item<int64_t>();
   }
   return out;
 }
@@ -58,15 +59,21 @@ ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
   }
   const double w_row = dictionary.tied() ? longest_row(dictionary.w_dec_ld) : 1.01;  // else unit
   Lists lists = measure(parts);
-  double largest[5] = {g_element, g_row, w_row, largest_magnitude(dictionary.w_enc_ld),
-                       static_cast<double>(lists.longest)};
-  mesh.world->all_reduce(view_of(largest, 5), ReduceOp::max, "largest gradient");
+  // Each of the two lengths apart: their longest lists may be on different ranks.
+  double largest[6] = {g_element,
+                       g_row,
+                       w_row,
+                       largest_magnitude(dictionary.w_enc_ld),
+                       static_cast<double>(lists.longest[0]),
+                       static_cast<double>(lists.longest[1])};
+  mesh.world->all_reduce(view_of(largest, 6), ReduceOp::max, "largest gradient");
   mesh.world->all_reduce(view_of(&lists.entries, 1), ReduceOp::sum, "codes of the batch");
   // An entry's share: slope times its latent's encoder row.
-  const double share = (largest[1] + l1) * largest[2] * largest[3];
-  if (!std::isfinite(largest[0]) || !std::isfinite(share * largest[4])) return {{}, {}, false};
+  const double share = (largest[1] + l1) * largest[2] * largest[3],
+               longest = largest[4] + largest[5];
+  if (!std::isfinite(largest[0]) || !std::isfinite(share * longest)) return {{}, {}, false};
   return {fixed_point(largest[0], batch_rows),
-          fixed_point_within(share * largest[4], share * static_cast<double>(lists.entries)), true};
+          fixed_point_within(share * longest, share * static_cast<double>(lists.entries)), true};
 }
 
 at::Tensor sum_b_dec(const Mesh& mesh, const ExactBDec& exact, const std::vector<at::Tensor>& g_own,

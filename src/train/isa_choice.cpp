@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "kernels/kernel_set.h"
@@ -20,7 +22,9 @@ Isa common_isa(Communicator& world) {
 }  // namespace
 
 Isa resolve_isa(const std::string& asked, Isa common, bool was_auto, bool deterministic) {
-  const Isa isa = asked == "auto" ? common : isa_named(asked);
+  Isa isa = asked == "auto" ? common : isa_named(asked);
+  // No version above adds to sums in fp32: what a deterministic run's bits rest on.
+  if (deterministic && was_auto) isa = std::min(isa, Isa::avx512);
   if (isa <= common) return isa;
   const std::string lacks =
       fmt::format("some rank's processor lacks {}; all have {}", asked, name_of(common));

@@ -51,7 +51,7 @@ double threshold_now(const Run& run) {
 void evaluate_now(Run& run, bool final) {
   if (!run.job.eval_data) return;
   Dictionary judged = run.state.dictionary;
-  if (!final) judged.threshold = threshold_now(run);
+  if (!final) run.state.judged_threshold = judged.threshold = threshold_now(run);
   const MetricReport report =
       evaluate(run.mesh, judged, run.state.normalization, *run.job.eval_data,
                {run.job.eval.tokens, run.job.data_config.batch_size});
@@ -97,10 +97,11 @@ ExitCode stop(Run& run, StopRequest request) {
   return request == StopRequest::terminate ? ExitCode::terminated : ExitCode::requeue;
 }
 
-// The window is wider from here on.
+// The window is wider from here on, up to a limit.
 void report_misses(const Run& run, const ScreenStats& screen) {
-  warn(fmt::format("step {}: {} missed {} of the best latents of {} compared rows", run.state.step,
-                   run.job.kernels.encode, screen.missed, screen.checked));
+  warn(fmt::format("step {}: {} missed {} of the best latents of {} compared rows{}",
+                   run.state.step, run.job.kernels.encode, screen.missed, screen.checked,
+                   screen.given_up ? "; from here on this rank encodes in fp32" : ""));
 }
 
 ExitCode steps(Run& run, BatchStream& stream) {

@@ -6,7 +6,7 @@
 namespace megadict {
 
 // Values of optim.lr that stand for a rule.
-inline constexpr double kAutoRate = -1, kFieldRate = -2;
+inline constexpr double kAutoRate = -1e9, kFieldRate = -2e9;
 
 // The field's rule, made for runs of 10^5 steps: 2e-4 / sqrt(n / 2^14).
 double field_rate(int64_t latents);

@@ -33,7 +33,9 @@ struct TrainState {
   at::Tensor last_step_l;  // i64, of each own row's last update; only for a lazy optimiser
   at::Tensor ema_w_enc, ema_w_dec, ema_b_enc, ema_b_dec;  // own rows; undefined without optim.ema
   at::Tensor tokens_since_fired_l;                        // i64 [l], global tokens
-  Screen::Memory screen;                                  // of this rank's screen, where it has one
+  // Of batchtopk, from an evaluation after this very step; 0 = there was none.
+  double judged_threshold = 0;
+  Screen::Memory screen;     // of this rank's screen, where it has one
   bool row_skipped = false;  // a row's gradient was not finite: no checkpoint may follow
 
   int64_t padded() const { return block * data_size; }

@@ -369,6 +369,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);
   update_threshold(step.least, state);
+  state.judged_threshold = 0;
   count_fired(mesh, workspace.fired_l, batch_rows, state);
   state.step += 1;
   state.tokens += batch_rows;

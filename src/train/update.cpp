@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/parallel_guard.h"
 #include "train/exchange.h"
 
 namespace megadict {
@@ -58,9 +59,11 @@ void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
   if (screen == nullptr) return;
   const auto* latent = arrived.const_data_ptr<int64_t>();
   const auto* w = w_enc.const_data_ptr<float>();
+  ParallelGuard guard;
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < arrived.size(0); ++i)
-    screen->refresh(latent[i], w + latent[i] * w_enc.size(1));
+    guard.run([&] { screen->refresh(latent[i], w + latent[i] * w_enc.size(1)); });
+  guard.rethrow();
 }
 
 namespace {

@@ -214,12 +214,13 @@ def prepare(options, folder: Path) -> dict:
     if not os.access(options.megadict, os.X_OK):
         raise ToolError(USAGE, f"--megadict '{options.megadict}' is no program",
                         "cmake --build --preset release")
+    lr = 1 if options.lr is None else options.lr
     least = min(*options.n, options.k, options.batch, options.rounds, options.steps,
                 options.threads, options.warmup + 1, options.tokens + 1)
-    if least < 1 or options.k > min(options.n) or options.seed < 0 or (options.lr or 1) <= 0:
+    if least < 1 or options.k > min(options.n) or options.seed < 0 or not lr > 0:
         raise ToolError(USAGE, f"n {options.n}, k {options.k}, batch {options.batch}, rounds "
                         f"{options.rounds}, steps {options.steps}, warmup {options.warmup}, tokens "
-                        f"{options.tokens}, threads {options.threads} cannot be trained")
+                        f"{options.tokens}, threads {options.threads}, lr {options.lr} cannot be trained")
     rows = read_rows(options.data)
     held_out = read_rows(options.eval or Path(options.data) / "eval")
     if rows.shape[1] != held_out.shape[1]:

@@ -210,10 +210,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     train_rows, held_out = load(options)
-    steps = options.steps or int(options.epochs * len(train_rows) / options.batch)
-    if steps < 2 or min(options.n, options.k, options.batch, options.points) < 1 or options.k > options.n:
+    steps = options.steps if options.steps is not None else int(options.epochs * len(train_rows) / options.batch)
+    if steps < 2 or min(options.n, options.k, options.batch) < 1 or options.k > options.n:
         raise ToolError(USAGE, f"n {options.n}, k {options.k}, batch {options.batch}, {steps} "
                         "steps cannot be trained")
+    if options.points < 1:
+        raise ToolError(USAGE, f"--points {options.points}: at least 1")
+    if not options.peers and not options.ours:
+        raise ToolError(USAGE, "nobody to compare: neither --peers nor --ours")
     if options.warmup is None:
         options.warmup = min(FULL_WARMUP, round(WARMUP_SHARE * steps))
     ours = [read_ours(folder) for folder in options.ours]

@@ -45,9 +45,15 @@ def rate(power: int) -> float:
 
 def read_points(path: str) -> list[dict]:
     try:
-        return [json.loads(line) for line in Path(path).read_text().splitlines()]
+        text = Path(path).read_text()
+        whole = text[:text.rfind("\n") + 1]  # an interrupted write leaves part of a line
+        points = [json.loads(line) for line in whole.splitlines()]
     except (OSError, ValueError) as error:
         raise ToolError(BAD_DATA, f"'{path}' is no result of this tool: {error}") from error
+    for number, point in enumerate(points, 1):
+        if not isinstance(point, dict) or not {*CELL, "power", "fvu"} <= point.keys():
+            raise ToolError(BAD_DATA, f"'{path}' is no result of this tool: line {number}")
+    return points
 
 
 def run_point(cell: dict, power: int, options) -> dict:
@@ -109,6 +115,7 @@ def search(cell: dict, done: list[dict], start: int, options) -> int:
 
 def sweep(options):
     done = read_points(options.out) if os.path.exists(options.out) else []
+    Path(options.out).write_text("".join(json.dumps(point) + "\n" for point in done))
     start = round(math.log2(options.start_lr / 1e-3))
     for batch, k, n, seed in itertools.product(options.batch, options.k, options.n, options.seed):
         near = start
@@ -188,6 +195,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise ToolError(USAGE, "--data and --out are needed, or --fit")
     if not options.start_lr > 0:
         raise ToolError(USAGE, f"--start_lr {options.start_lr} is not positive")
+    for name in INPUTS:
+        if min(getattr(options, name)) < 1:
+            raise ToolError(USAGE, f"--{name} {min(getattr(options, name))} is not positive")
     sweep(options)
     return 0
 
