@@ -57,9 +57,9 @@ def screens_of(folder):
     return json.loads((folder / "state.json").read_text())["screen"]
 
 
-def test_a_window_that_a_miss_widened_survives_a_resume(megadict_bin, vnni, data, tmp_path):
+def test_a_window_that_a_miss_widened_survives_a_resume(megadict_bin, screen, data, tmp_path):
     """Each rank's own on the mesh that wrote it, the widest on another; older checkpoints have none."""
-    more = {"kernels__encode": "screen_int8", "checkpoint__every_steps": 5, "data__tokens": 101 * 10,
+    more = {"kernels__encode": screen, "checkpoint__every_steps": 5, "data__tokens": 101 * 10,
             "checkpoint__keep": 9}  # fmt: skip
     done = run(megadict_bin, train_words(data, tmp_path / "run", **more, **mesh_words((1, 2))), 2)
     assert done.returncode == 0, done.stderr
@@ -67,10 +67,10 @@ def test_a_window_that_a_miss_widened_survives_a_resume(megadict_bin, vnni, data
     state = json.loads((half / "state.json").read_text())
     assert state["screen"]["windows"] == [6, 6] and min(state["screen"]["thresholds"]) > 0
     state["screen"]["windows"] = [7.5, 6]  # as a miss on rank 0 would have left it
-    for name, screen, shape, windows in (("same", state["screen"], (1, 2), [7.5, 6]),
-                                         ("other", state["screen"], (2, 1), [7.5, 7.5]),
-                                         ("old", None, (1, 2), [6, 6])):  # fmt: skip
-        if screen is None:
+    for name, saved, shape, windows in (("same", state["screen"], (1, 2), [7.5, 6]),
+                                        ("other", state["screen"], (2, 1), [7.5, 7.5]),
+                                        ("old", None, (1, 2), [6, 6])):  # fmt: skip
+        if saved is None:
             del state["screen"]
         (half / "state.json").write_text(json.dumps(state))
         words = train_words(data, tmp_path / name, **more, **mesh_words(shape), run__resume=half)
