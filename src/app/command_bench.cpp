@@ -12,12 +12,15 @@
 #include "app/fields.h"
 #include "app/machine.h"
 #include "app/options.h"
+#include "app/together.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/file.h"
 #include "io/json_file.h"
 #include "kernels/isa.h"
 #include "kernels/kernel_set.h"
 #include "kernels/optimiser.h"
+#include "kernels/screen_tile.h"
 
 namespace megadict {
 
@@ -60,6 +63,18 @@ OptionSet kernel_options(BenchOptions& own) {
   return set;
 }
 
+// Before any measuring: a table that cannot be kept is found out at once.
+void check_json(Launch& launch, const BenchOptions& own) {
+  rank_zero_first(launch.world(), [&] {
+    if (own.json.empty()) return;
+    if (!folder_exists(parent_folder(own.json)))
+      fail(ExitCode::usage,
+           fmt::format("json: there is no folder {}", in_quotes(parent_folder(own.json))));
+    if (folder_exists(own.json))
+      fail(ExitCode::usage, fmt::format("json: {} is a folder", in_quotes(own.json)));
+  });
+}
+
 template <class Report>
 void finish(const Report& report, const BenchOptions& own) {
   for (const std::string& line : table_of(report)) say(line);
@@ -76,6 +91,7 @@ void finish(const Report& report, const BenchOptions& own) {
 int run_kernels(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(kernel_options(own), args);
+  check_json(launch, own);
   if (launch.facts().ranks > 1)
     fail_agreed(ExitCode::usage, "megadict bench kernels runs as one process");
   if (own.kernels.k > own.kernels.latents)
@@ -120,10 +136,16 @@ OptionSet step_options(BenchOptions& own) {
 int run_step(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(step_options(own), args);
+  check_json(launch, own);
   own.step.repeats = own.repeats;
   if (own.step.k > own.step.latents || own.step.k_aux > own.step.latents)
     fail_agreed(ExitCode::usage, fmt::format("k = {} or k_aux = {} is larger than n_latents = {}",
                                              own.step.k, own.step.k_aux, own.step.latents));
+  if (own.step.micro > own.step.rows || own.step.dead > own.step.latents)
+    fail_agreed(ExitCode::usage,
+                fmt::format("micro = {} of {} rows, or dead = {} of {} latents, is more than there "
+                            "are",
+                            own.step.micro, own.step.rows, own.step.dead, own.step.latents));
   const MeshConfig mesh = resolve_mesh(own.step.mesh, launch.facts().ranks);
   if (mesh.feature > own.step.latents)
     fail_agreed(ExitCode::usage, fmt::format("mesh.feature = {} is more than n_latents = {}",
@@ -135,6 +157,12 @@ int run_step(Launch& launch, const Args& args) {
     use_kernels(&kTensorKernels);
   }
   settle_isa(own);
+  const ScreenProduct* product = screen_named(own.step.encode);
+  if (product != nullptr && !has_fast_screen(product->kind))
+    fail_agreed(ExitCode::usage,
+                fmt::format("encode = {}: no instructions for it in {}", own.step.encode,
+                            name_of(isa_in_use())),
+                "--encode fp32");
   const BenchReport report = bench_step(launch.world(), own.step);
   if (launch.facts().rank == 0) finish(report, own);
   return 0;
@@ -178,6 +206,7 @@ int run_loader(Launch& launch, const Args& args) {
   BenchOptions own;
   own.loader.data.last_batch = "keep";
   read_options(loader_options(own), args);
+  check_json(launch, own);
   const BenchReport report = bench_loader(launch.world(), own.loader);
   if (launch.facts().rank == 0) finish(report, own);
   return 0;
@@ -210,6 +239,7 @@ OptionSet comm_options(BenchOptions& own) {
 int run_comm(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(comm_options(own), args);
+  check_json(launch, own);
   const CommBench& comm = own.comm;
   if (comm.most_bytes < comm.least_bytes)
     fail_agreed(ExitCode::usage, fmt::format("most_bytes = {} is less than least_bytes = {}",
@@ -239,8 +269,11 @@ OptionSet machine_options(BenchOptions& own) {
 int run_machine(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(machine_options(own), args);
+  check_json(launch, own);
   if (launch.facts().nodes > 1)
     fail_agreed(ExitCode::usage, "megadict bench machine measures one node");
+  if (!own.folder.empty() && !folder_exists(own.folder))
+    fail_agreed(ExitCode::usage, fmt::format("there is no folder {}", in_quotes(own.folder)));
   const c10::NoGradGuard no_grad;
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Machine machine = measure_machine(launch.world(), own.seconds, own.folder);

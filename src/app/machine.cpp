@@ -178,6 +178,8 @@ Machine read_machine(const std::string& path) {
   const auto its_name = json.find("name");
   out.name =
       its_name != json.end() && its_name->is_string() ? its_name->get<std::string>() : "unnamed";
+  if (std::any_of(out.name.begin(), out.name.end(), [](unsigned char c) { return c < ' '; }))
+    refuse("its name holds control characters");
   const auto number = [&](const char* name, bool may_be_zero) {
     const auto found = json.find(name);
     if (found == json.end() && may_be_zero) return 0.0;  // not known, as to an older version
@@ -185,6 +187,8 @@ Machine read_machine(const std::string& path) {
     const auto value = found->get<double>();
     if (!(value > 0) && !(may_be_zero && value == 0))
       refuse(std::string("'") + name + "' is not positive");
+    if (value > 1e30 || (value < 1 && !may_be_zero))
+      refuse(fmt::format("'{}' is {:g}; allowed: 1 to 1e30", name, value));
     return value;
   };
   out.threads = static_cast<int>(number("threads", false));

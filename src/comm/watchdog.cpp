@@ -204,15 +204,25 @@ class Watchdog {
     return *first;
   }
 
-  // "rank 2 (pid 71 is stopped; ...); rank 3 (...)"
-  std::string ranks_behind(const RankSlot& waiting) {
-    std::string behind;
-    for (const RankSlot* slot : window_.node()) {
-      if (!is_behind(*slot, waiting)) continue;
-      behind += fmt::format("{}rank {} ({})", behind.empty() ? "" : "; ", slot->world_rank.load(),
-                            what_it_does(*slot));
-    }
-    return behind;
+  // "rank 2 (pid 71 is stopped; ...); rank 3 (...)". Where all have come, whoever does nothing any
+  // more: it may have been stopped inside the call.
+  std::string ranks_behind(const RankSlot& waiting) const {
+    const auto text_of = [&](auto&& concerns) {
+      std::string text;
+      for (const RankSlot* slot : window_.node())
+        if (concerns(*slot))
+          text += fmt::format("{}rank {} ({})", text.empty() ? "" : "; ", slot->world_rank.load(),
+                              what_it_does(*slot));
+      return text;
+    };
+    const std::string behind = text_of([&](const RankSlot& s) { return is_behind(s, waiting); });
+    return behind.empty() ? text_of([&](const RankSlot& s) { return is_stopped(s); }) : behind;
+  }
+
+  // Both signs together: a process number may mean another process in another container.
+  bool is_stopped(const RankSlot& slot) const {
+    return !slot.ended && seconds_since(slot.pulse_ns) > 2 * tick_s_ &&
+           process_state(slot.pid) == 'T';
   }
 
   std::string report(const RankSlot& waiting, const std::string& behind) const {
@@ -230,9 +240,7 @@ class Watchdog {
         : slot.since_ns == 0
             ? "before its first collective"
             : fmt::format("left {} {:.1f} s ago", call_text(slot), seconds_since(slot.since_ns));
-    // Both signs together: a process number may mean another process in another container.
-    if (silent_s > 2 * tick_s_ && process_state(slot.pid) == 'T')
-      return fmt::format("pid {} is stopped; {}", slot.pid.load(), where);
+    if (is_stopped(slot)) return fmt::format("pid {} is stopped; {}", slot.pid.load(), where);
     if (silent_s > std::max(5.0, 5 * tick_s_))
       return fmt::format("pid {} gives no sign of life for {:.0f} s; {}", slot.pid.load(), silent_s,
                          where);

@@ -43,6 +43,7 @@ double scatter(double squares, const std::vector<double>& sum_d, double rows) {
   double of_mean = 0;
   for (const double value : sum_d) of_mean += value * value;
   const double rest = squares - of_mean / rows;
+  if (!std::isfinite(rest)) return kNan;  // overflowed: nothing is known
   return rest > 1e-13 * squares ? rest : 0;
 }
 

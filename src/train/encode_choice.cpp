@@ -96,10 +96,12 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
     note("kernels.encode: fp32 (" + why + ")");
     return std::string("fp32");
   };
-  const char* no_screen =
-      tensors ? "kernels.set = tensor has no screen"
-              : "some rank has no AVX-512 VNNI (screen_int8) or BF16 (screen_bf16), or kernels.isa "
-                "leaves it out, or there is a GPU, or rows are wider than 65536";
+  const std::string no_screen =
+      tensors    ? "kernels.set = tensor has no screen"
+      : cuda     ? "a GPU has no screen"
+      : possible ? fmt::format("no instructions for it, at least on some rank, in {}",
+                               name_of(isa_in_use()))
+                 : fmt::format("rows wider than {} have no screen", Screen::kWidestRow);
   if (asked != "auto") {
     if (std::ranges::count(screens, asked, &ScreenProduct::name) > 0) return asked;
     if (job.encode_was_auto) return exact(no_screen);

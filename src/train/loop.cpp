@@ -93,7 +93,7 @@ ExitCode stop(Run& run, StopRequest request) {
   save(run, "");
   ignore_stop_signals();
   say(fmt::format("stopped at step {} of {} after {}", run.state.step, run.job.step.total_steps,
-                  request == StopRequest::terminate ? "TERM" : "USR1"));
+                  request == StopRequest::terminate ? "TERM or INT" : "USR1"));
   return request == StopRequest::terminate ? ExitCode::terminated : ExitCode::requeue;
 }
 

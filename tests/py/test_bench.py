@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from test_cli_refusals import BAD_DATA, ERROR, USAGE, call, refused
+from test_cli_refusals import BAD_DATA, USAGE, call, refused
 
 
 def test_kernels(megadict_bin, tmp_path):
@@ -104,6 +104,9 @@ def test_loader_without_shards(megadict_bin, tmp_path, words, part):
     (["bench", "kernels", "--rows", "0"], "rows"),
     (["bench", "step", "--k", "9", "--n_latents", "8"], "is larger than n_latents = 8"),
     (["bench", "step", "--optimiser", "adma"], "adam"),
+    (["bench", "step", "--rows", "64", "--micro", "65"], "micro = 65 of 64 rows"),
+    (["bench", "step", "--isa", "avx2", "--encode", "screen_int8"], "no instructions for it in avx2"),
+    (["bench", "kernels", "--json", "nowhere/a.json"], "no folder 'nowhere'"),
     (["bench", "step", "--mesh.feature", "3"], "mesh"),
 ])  # fmt: skip
 def test_refusals(megadict_bin, tmp_path, words, part):
@@ -150,7 +153,7 @@ def test_plan_compares_saving_with_the_signal(megadict_bin, machine, tmp_path):
 
 
 def test_a_folder_that_takes_no_checkpoints(megadict_bin, tmp_path):
-    refused(megadict_bin, tmp_path, ["bench", "machine", "--seconds", "0.1", "--folder", "none"], ERROR, "none")
+    refused(megadict_bin, tmp_path, ["bench", "machine", "--seconds", "0.1", "--folder", "none"], USAGE, "no folder 'none'")
 
 
 @pytest.mark.parametrize("name", ["cpu2_avx512_vnni", "cpu2_amx", "h200_node"])
