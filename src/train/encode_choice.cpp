@@ -117,8 +117,8 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
   std::string others;
   for (size_t i = 1; i < ways.size(); ++i)
     others += fmt::format(", {} {:.0f}", ways[i].name, ways[i].rate);
-  note(fmt::format("kernels.encode: {} ({:.0f} rows/s measured{})", ways[0].name, ways[0].rate,
-                   others));
+  note(fmt::format("kernels.encode: {} ({:.0f} rows/s measured{}; over {} latents)", ways[0].name,
+                   ways[0].rate, others, std::min(kMostMeasured, dictionary.latents.size())));
   return std::string(ways[0].name);
 }
 

@@ -59,7 +59,8 @@ void evaluate_now(Run& run, bool final) {
   run.log.evaluation(run.state, report, final);
 }
 
-// The finished dictionary's; a checkpoint on the way holds the running average.
+// The finished dictionary's; a checkpoint on the way has the running average, unless it comes right
+// after an evaluation.
 void calibrate(Run& run) {
   double& threshold = run.state.dictionary.threshold;
   const double running = std::exchange(threshold, threshold_now(run));

@@ -183,7 +183,6 @@ void share(Step& step, Micro& micro) {
 void keep(Step& step, Micro& micro) {
   const Timer timer(step.seconds.update);
   if (step.one_pass) step.parts.push_back(micro.part.wait());
-  micro = {};
 }
 
 // Each stage meets the micro-batches in their order, so sums have the same bits either way.
@@ -204,6 +203,7 @@ int64_t one_after_the_other(Step& step) {
 // are under way: each stage waits for what another started before the encode.
 int64_t overlapped(Step& step) {
   std::deque<Micro> all;
+  size_t done = 0;  // that were before the first of them
   int64_t rows = 0;
   for (size_t tick = 0, end = 1; tick < end; ++tick) {
     if (rows == 0) {
@@ -212,10 +212,15 @@ int64_t overlapped(Step& step) {
       if (all.back().batch.last_of_step) rows = all.back().batch.batch_rows;
     }
     const auto run = [&](size_t behind, auto stage) {
-      if (tick >= behind && tick - behind < all.size()) stage(step, all[tick - behind]);
+      if (tick >= behind && tick - behind - done < all.size())
+        stage(step, all[tick - behind - done]);
     };
     run(1, encode);
     run(4, keep);
+    if (tick >= 4) {
+      all.pop_front();
+      ++done;
+    }
     run(3, share);
     run(2, residual);
     run(1, decode);
