@@ -315,6 +315,17 @@ TEST(RowReader, AnyOrderAndRepetitions) {
               HasSubstr("row 15 of a data set of 15"));
 }
 
+// `check`: of a chunk's first row, when the chunk is in `bytes`.
+template <class Check>
+void announce_and_read(ShardPool& pool, const ShardIndex& index, std::vector<std::byte>& bytes,
+                       Check&& check) {
+  for (const Chunk& chunk : index.chunks()) {
+    pool.announce(chunk);
+    pool.read(chunk, bytes.data());
+    check(chunk.rows.begin);
+  }
+}
+
 // A hint changes nothing: one chunk, many with columns between them, and a file that has gone.
 TEST(Shard, AnnouncedChunksAreReadAsBefore) {
   const TempFolder folder;
@@ -324,12 +335,10 @@ TEST(Shard, AnnouncedChunksAreReadAsBefore) {
     const ShardIndex index = ShardIndex::open(path);
     ShardPool pool(index);
     std::vector<std::byte> bytes(largest_chunk_bytes(index));
-    for (const Chunk& chunk : index.chunks()) {
-      pool.announce(chunk);
-      pool.read(chunk, bytes.data());
+    announce_and_read(pool, index, bytes, [&](int64_t row) {
       EXPECT_EQ(std::vector<std::byte>(bytes.begin(), bytes.begin() + 16),
-                test::row_bytes(chunk.rows.begin, 4, DType::f32));
-    }
+                test::row_bytes(row, 4, DType::f32));
+    });
     remove_file(path);
     ShardPool gone(index);
     gone.announce(index.chunks()[0]);
@@ -355,12 +364,9 @@ TEST(Shard, AFileWrittenOutOfOrderIsReadAllTheSame) {
   const ShardIndex index = ShardIndex::open(path);
   ShardPool pool(index);
   std::vector<std::byte> bytes(largest_chunk_bytes(index));
-  for (const Chunk& chunk : index.chunks()) {
-    pool.announce(chunk);
-    pool.read(chunk, bytes.data());
-    EXPECT_EQ(reinterpret_cast<const float*>(bytes.data())[kWidth - 1],
-              static_cast<float>(chunk.rows.begin));
-  }
+  announce_and_read(pool, index, bytes, [&](int64_t first) {
+    EXPECT_EQ(reinterpret_cast<const float*>(bytes.data())[kWidth - 1], static_cast<float>(first));
+  });
 }
 
 }  // namespace

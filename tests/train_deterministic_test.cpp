@@ -145,14 +145,18 @@ TEST(Deterministic, UnitsOfBDecAreThoseOfOneRank) {
     parts[0].aux = AuxForward{aux, g};
     return bound_b_dec(bench.mesh, bench.state, {g}, parts, 1, 61).of_latents.up;
   };
-  const int64_t codes = rank == 0 ? 1000 : 10, aux = rank == size - 1 ? 24 : 1;
-  std::vector<int64_t> all_codes(static_cast<size_t>(size), 10),
-      all_aux(static_cast<size_t>(size), 1);
-  all_codes.front() = 1000;
-  all_aux.back() = 24;
   std::unique_ptr<Communicator> self = make_self_communicator("world");
-  EXPECT_EQ(up(test_world(), lists_of({codes}), lists_of({aux})),
-            up(*self, lists_of(all_codes), lists_of(all_aux)));
+  // Over an octave: somewhere the bound crosses a power of two between `longest` and 24 more.
+  for (int64_t longest = 600; longest < 1240; longest += 20) {
+    const int64_t codes = rank == 0 ? longest : 10, aux = rank == size - 1 ? 24 : 1;
+    std::vector<int64_t> all_codes(static_cast<size_t>(size), 10),
+        all_aux(static_cast<size_t>(size), 1);
+    all_codes.front() = longest;
+    all_aux.back() = 24;
+    EXPECT_EQ(up(test_world(), lists_of({codes}), lists_of({aux})),
+              up(*self, lists_of(all_codes), lists_of(all_aux)))
+        << longest;
+  }
 }
 
 TEST(Deterministic, ValuesThatAreNotFiniteEndTheStepOnEveryRank) {

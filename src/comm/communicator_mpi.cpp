@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/range.h"
 #include "comm/backends.h"
+#include "comm/rank_sums.h"
 
 namespace megadict {
 
@@ -79,50 +80,6 @@ char* at(void* data, int64_t element, DType dtype) {
 }
 const char* at(const void* data, int64_t element, DType dtype) {
   return static_cast<const char*>(data) + static_cast<size_t>(element) * size_of(dtype);
-}
-
-// Sum of `parts` rows of `count` half-precision values, row after row in fp32.
-void sum_rows(const uint16_t* rows, int parts, int64_t count, DType dtype, uint16_t* sum) {
-  const auto widen = dtype == DType::bf16 ? bfloat16_to_float : half_to_float;
-  const auto narrow = dtype == DType::bf16 ? float_to_bfloat16 : float_to_half;
-  for (int64_t i = 0; i < count; ++i) {
-    float value = widen(rows[i]);
-    for (int part = 1; part < parts; ++part) value += widen(rows[part * count + i]);
-    sum[i] = narrow(value);
-  }
-}
-
-template <class Number>
-void sum_numbers(const void* rows, int parts, int64_t count, void* sum) {
-  const auto* from = static_cast<const Number*>(rows);
-  auto* to = static_cast<Number*>(sum);
-  std::copy(from, from + count, to);
-  for (int part = 1; part < parts; ++part)
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<Number>(to[i] + from[part * count + i]);
-}
-
-// The sum of `ranks` equal parts, in rank order.
-void sum_parts(const ConstBufferView& parts, int ranks, const BufferView& sum) {
-  switch (sum.dtype) {
-    case DType::f32:
-      return sum_numbers<float>(parts.data, ranks, sum.count, sum.data);
-    case DType::f64:
-      return sum_numbers<double>(parts.data, ranks, sum.count, sum.data);
-    case DType::i32:
-    case DType::u32:  // as unsigned: sums wrap
-      return sum_numbers<uint32_t>(parts.data, ranks, sum.count, sum.data);
-    case DType::i64:
-    case DType::u64:
-      return sum_numbers<uint64_t>(parts.data, ranks, sum.count, sum.data);
-    case DType::u8:
-      return sum_numbers<uint8_t>(parts.data, ranks, sum.count, sum.data);
-    case DType::u16:
-      return sum_numbers<uint16_t>(parts.data, ranks, sum.count, sum.data);
-    case DType::f16:
-    case DType::bf16:
-      return sum_rows(static_cast<const uint16_t*>(parts.data), ranks, sum.count, sum.dtype,
-                      static_cast<uint16_t*>(sum.data));
-  }
 }
 
 class MpiCommunicator final : public Communicator {
@@ -243,7 +200,8 @@ class MpiCommunicator final : public Communicator {
     const std::vector<int64_t> equal(static_cast<size_t>(size()), count);
     exchange(all, parts, {halves_.data(), count * size(), all.dtype, Device::cpu},
              blocks_of(equal));
-    sum_rows(halves_.data(), size(), count, all.dtype, mine);
+    sum_in_rank_order({halves_.data(), count * size(), all.dtype, Device::cpu}, size(),
+                      {mine, count, all.dtype, Device::cpu});
   }
 
   void all_reduce_half_sum(BufferView inout) {
@@ -341,7 +299,7 @@ class MpiCommunicator final : public Communicator {
     const BufferView parts{messages->parts.get(), all.count, all.dtype, Device::cpu};
     const std::vector<int64_t> counts(static_cast<size_t>(size()), mine.count);
     post(all, blocks_of(counts), parts, blocks_of(counts), messages->requests);
-    messages->then = [parts, mine, ranks = size()] { sum_parts(parts, ranks, mine); };
+    messages->then = [parts, mine, ranks = size()] { sum_in_rank_order(parts, ranks, mine); };
     return messages;
   }
 

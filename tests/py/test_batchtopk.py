@@ -89,13 +89,23 @@ def test_a_short_run_ends_with_k_a_row_and_so_do_its_evaluations(megadict_bin, d
 
 
 def test_the_end_is_the_same_after_a_resume(megadict_bin, data, tmp_path):
-    fields = {**FIELDS, "data__tokens": 101 * 20, "checkpoint__every_steps": 10, "checkpoint__keep": 9}
+    """Also from a checkpoint that was judged, which is then used as its evaluation says."""
+    fields = {**FIELDS, "data__tokens": 101 * 20, "checkpoint__every_steps": 10, "checkpoint__keep": 9,
+              "eval__every_steps": 10, "log__every_steps": 20}  # fmt: skip
     done = run(megadict_bin, train_words(data, tmp_path / "whole", **fields))
     assert done.returncode == 0, done.stderr
     half = tmp_path / "whole" / "checkpoints" / "step_000000010"
     done = run(megadict_bin, train_words(data, tmp_path / "half", **fields, run__resume=half))
     assert done.returncode == 0, done.stderr
     assert state_of(tmp_path / "half")["threshold"] == state_of(tmp_path / "whole")["threshold"]
+    runs = [metrics(tmp_path / name) for name in ("whole", "half")]
+    averages = [[line["threshold"] for line in lines if "threshold" in line][-1] for lines in runs]
+    assert averages[0] == averages[1]
+    logged = next(line for line in runs[0] if "eval/fvu" in line)
+    again = judged(megadict_bin, half, data, tmp_path / "e.json")
+    assert again["fvu"] == pytest.approx(logged["eval/fvu"], rel=1e-12)
+    state = json.loads((half / "state.json").read_text())
+    assert state["threshold"] != state["threshold_average"]
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 2)])

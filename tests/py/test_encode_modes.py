@@ -69,12 +69,15 @@ def test_a_window_that_a_miss_widened_survives_a_resume(megadict_bin, screen, da
     state["screen"]["windows"] = [7.5, 6]  # as a miss on rank 0 would have left it
     for name, saved, shape, windows in (("same", state["screen"], (1, 2), [7.5, 6]),
                                         ("other", state["screen"], (2, 1), [7.5, 7.5]),
+                                        ("more", state["screen"], (2, 2), [7.5] * 4),
                                         ("old", None, (1, 2), [6, 6])):  # fmt: skip
         if saved is None:
             del state["screen"]
+        if name == "more":  # says that a mesh wrote it of which it has not the parts
+            state["mesh"] = "2x2"
         (half / "state.json").write_text(json.dumps(state))
         words = train_words(data, tmp_path / name, **more, **mesh_words(shape), run__resume=half)
-        done = run(megadict_bin, words, 2)
+        done = run(megadict_bin, words, shape[0] * shape[1])
         assert done.returncode == 0, done.stderr
         assert screens_of(tmp_path / name / "final")["windows"] == windows
 
