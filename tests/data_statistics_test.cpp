@@ -89,6 +89,12 @@ TEST(MeasureSample, RefusesWhatCannotBeNormalised) {
   const Error unknown = error_of([&] { measure_sample(config, rows.data(), kRows, kWidth); });
   EXPECT_EQ(unknown.code(), ExitCode::usage);
   EXPECT_THAT(unknown.line(), HasSubstr("data.normalize is 'l2'. hint: none, unit_rms or sqrt_d"));
+  config.normalize = "unit_rms";
+  std::vector<float> tiny = rows;
+  for (float& value : tiny) value *= 1e-38f;
+  const Error beyond = error_of([&] { measure_sample(config, tiny.data(), kRows, kWidth); });
+  EXPECT_EQ(beyond.code(), ExitCode::bad_data);
+  EXPECT_THAT(beyond.line(), HasSubstr("beyond fp32"));
 }
 
 TEST(NormFilter, KeepsRowsUpToTheMultipleOfTheMedian) {

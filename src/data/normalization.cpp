@@ -70,6 +70,10 @@ SampleStatistics measure_sample(const DataConfig& config, const float* sample, i
                      "fp32 would lose it",
                      found.var_total),
          "--data.normalize unit_rms, or another data.scale");
+  if (!(std::fabs(found.normalization.scale) < 1e30))
+    fail(ExitCode::bad_data,
+         fmt::format("the rows' mean norm is {:.3g}: what scales them is beyond fp32", plain.norm),
+         "shards of larger numbers");
   found.mean_norm = plain.norm;
   found.gamma = std::sqrt((plain.square - centered.square) / centered.square);
   return found;

@@ -165,17 +165,20 @@ def check(binary, job, name, calls, rank, stop):
     print(f"{'stop' if stop else 'hang'} rank {rank}: {kind} '{name}' on {axis}, {step}: {seconds:.1f} s")
 
 
-@pytest.mark.parametrize("name, rank", [("rows", 3), ("residual gradient to owners", 1)])
-def test_ends_the_job_while_exchanges_overlap(megadict_bin, jobs, tmp_path, name, rank):
+@pytest.mark.parametrize("name, rank, stop", [
+    ("rows", 3, False), ("residual gradient to owners", 1, False), ("rows", 2, True),
+])  # fmt: skip
+def test_ends_the_job_while_exchanges_overlap(megadict_bin, jobs, tmp_path, name, rank, stop):
     """Others wait for that rank's part, or in what comes next: the line says which, and names the rank."""
     words = [*jobs["mesh 2x2"].words, "--mesh.overlap", "true", "--data.micro_batch_size", 17]
     job = Job(words, jobs["mesh 2x2"].run_dir)
-    parked, lines, code, seconds = misbehave(megadict_bin, job, f"{name}:{HANG_STEP}", rank, False)
+    parked, lines, code, seconds = misbehave(megadict_bin, job, f"{name}:{HANG_STEP}", rank, stop)
     text = "".join(lines)
     said = [line for line in lines if line.startswith("megadict: ")]
     assert parked and code == 5 and seconds < LIMIT_S and len(said) == 1, text
     expired = EXPIRED.match(said[0])
-    assert expired and expired[4] == parked[4] and f"rank {rank} (pid {parked[5]} " in expired[5], text
+    behind = f"rank {rank} (pid {parked[5]} {'is stopped; ' if stop else ''}"
+    assert expired and expired[4] == parked[4] and behind in expired[5], text
 
 
 @pytest.mark.parametrize("axis, kind", KINDS, ids=lambda text: text)

@@ -242,6 +242,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     torch.set_num_threads(max(1, options.threads))
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the peers' processes
+    if options.work:
+        Path(options.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="megadict_compare_", dir=options.work) as folder:
         shared = prepare(options, Path(folder))
         facts = {"machine": machine(options), "width": shared["width"], **vars(options),
