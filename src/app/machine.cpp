@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "app/build_facts.h"
@@ -42,38 +43,44 @@ constexpr Number kNumbers[] = {
     {"checkpoint_bytes_per_s", &Machine::saved, true},
 };
 
-double best_of(double seconds, const std::function<void()>& work) {
+// The median call while all ranks are at it. Not the best one: ranks that share a core take turns,
+// and a call that none interrupted is not what a step gets.
+double median_of(double seconds, const std::function<void()>& work) {
   work();
-  double best = 1e30;
-  for (const double start = seconds_now(); seconds_now() - start < seconds;) {
+  std::vector<double> calls;
+  for (const double start = seconds_now(); seconds_now() - start < seconds || calls.empty();) {
     const double begin = seconds_now();
     work();
-    best = std::min(best, seconds_now() - begin);
+    calls.push_back(seconds_now() - begin);
   }
-  return best;
+  const auto middle = calls.begin() + static_cast<std::ptrdiff_t>(calls.size() / 2);
+  std::nth_element(calls.begin(), middle, calls.end());
+  return *middle;
 }
 
 // Operations per second from two sizes: what does not grow with the latents drops out.
 template <class Encode>
 double slope(double seconds, Encode&& encode) {
-  const double few = best_of(seconds, [&] { encode(kFewLatents); }),
-               many = best_of(seconds, [&] { encode(kManyLatents); });
+  const double few = median_of(seconds, [&] { encode(kFewLatents); }),
+               many = median_of(seconds, [&] { encode(kManyLatents); });
   return 2.0 * static_cast<double>(kRows * kWidth * (kManyLatents - kFewLatents)) /
          std::max(many - few, 0.1 * many);
 }
 
-void measure_encode(double seconds, Machine& out) {
+void measure_encode(Communicator& world, double seconds, Machine& out) {
   at::manual_seed(1);
   const at::Tensor x = at::randn({kRows, kWidth}), w = at::randn({kManyLatents, kWidth}) * 0.1,
                    bias = at::zeros({kManyLatents});
   const auto args = [&](int64_t latents) {
     return std::pair{w.narrow(0, 0, latents), bias.narrow(0, 0, latents)};
   };
+  world.barrier("bench");
   out.fp32_rate = slope(seconds, [&](int64_t latents) {
     const auto [rows, its_bias] = args(latents);
     kCpuKernels.topk({x, rows, its_bias}, kActive);
   });
   const auto screened = [&](ScreenKind kind) {
+    world.barrier("bench");
     if (!has_fast_screen(kind)) return 0.0;
     Screen few(w.narrow(0, 0, kFewLatents), kind), many(w, kind);
     return slope(seconds, [&](int64_t latents) {
@@ -149,8 +156,10 @@ Machine measure_machine(Communicator& world, double seconds, const std::string& 
   const double each = seconds / 8;
   // Each rank measures with its own threads at the same time: the node's rate is the sum.
   out.threads = at::get_num_threads() * world.size();
-  measure_encode(each, out);
+  measure_encode(world, each, out);
+  world.barrier("bench");
   out.random_rows = random_row_rate(kWidth, each);
+  world.barrier("bench");
   out.stream = stream_rate(each);
   for (double* rate :
        {&out.fp32_rate, &out.screen_rate, &out.screen_bf16_rate, &out.random_rows, &out.stream})

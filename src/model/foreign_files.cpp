@@ -85,8 +85,12 @@ at::Tensor read_tensor(const SafetensorsFile& file, const std::string& name,
     fail(ExitCode::bad_data,
          fmt::format("cannot read '{}': '{}' is [{}], cfg.json makes it [{}]", file.path(), name,
                      fmt::join(entry.shape, ","), fmt::join(shape, ",")));
-  const std::vector<float> values = file.read_as_float(entry);
   at::Tensor tensor = at::empty(shape, at::kFloat);
+  if (entry.dtype == DType::f32) {
+    file.read(entry, view_of(tensor));
+    return tensor;
+  }
+  const std::vector<float> values = file.read_as_float(entry);
   std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
   return tensor;
 }

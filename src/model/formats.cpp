@@ -84,13 +84,11 @@ std::string_view name_of(ExportScale scale) {
   return scale == ExportScale::unit ? "unit" : "trained";
 }
 
-SavedDictionary folded(const SavedDictionary& saved, ExportScale scale) {
-  SavedDictionary out = saved;
+SavedDictionary folded(SavedDictionary out, ExportScale scale) {
   Dictionary& dictionary = out.dictionary;
-  for (const auto& [name, member] : kTensors)
-    dictionary.*member = cpu_copy(saved.dictionary.*member);
+  for (const auto& [name, member] : kTensors) dictionary.*member = cpu_copy(dictionary.*member);
   dictionary.config.decoder = "linear";
-  const double s = saved.normalization.scale;
+  const double s = out.normalization.scale;
   if (scale == ExportScale::unit) {
     scale_rows(dictionary.b_enc_l, 1 / s);
   } else {
@@ -98,8 +96,8 @@ SavedDictionary folded(const SavedDictionary& saved, ExportScale scale) {
     scale_rows(dictionary.w_dec_ld, 1 / s);
   }
   at::Tensor b_dec = dictionary.b_dec_d.to(at::kDouble) / s;
-  for (size_t i = 0; i < saved.normalization.mean.size(); ++i)
-    b_dec.mutable_data_ptr<double>()[i] += saved.normalization.mean[i];
+  for (size_t i = 0; i < out.normalization.mean.size(); ++i)
+    b_dec.mutable_data_ptr<double>()[i] += out.normalization.mean[i];
   dictionary.b_dec_d = b_dec.to(at::kFloat);
   // Of 32 bits, as it is compared and written.
   if (scale == ExportScale::unit) dictionary.threshold /= s;
@@ -139,16 +137,17 @@ const Format& format_named(const std::string& name) {
       near.empty() ? fmt::format("{}", fmt::join(names, ", ")) : "did you mean " + near + "?");
 }
 
-void export_dictionary(const SavedDictionary& saved, const Format& format, ExportScale scale,
+void export_dictionary(SavedDictionary saved, const Format& format, ExportScale scale,
                        const std::string& folder) {
   if (saved.dictionary.latents.size() != saved.dictionary.n)
     fail(ExitCode::error, "export: one process must hold all latents");
   const std::string problem = format.problem(saved);
   if (!problem.empty()) fail_agreed(ExitCode::usage, problem, hint_for(saved));
   StagedFolder making(folder);
-  const SavedDictionary plain = folded(saved, scale);
+  const ExportNote note{scale, saved.normalization.scale};
+  const SavedDictionary plain = folded(std::move(saved), scale);
   check_finite(plain.dictionary);
-  format.write(plain, {scale, saved.normalization.scale}, making.path());
+  format.write(plain, note, making.path());
   check_written(plain, format, making.path());
   making.commit();
 }

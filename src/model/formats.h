@@ -22,8 +22,8 @@ ExportScale export_scale_named(const std::string& name);
 std::string_view name_of(ExportScale scale);
 
 // The same function of raw rows, its normalisation the identity, its decoder linear (a tied one
-// becomes two tensors), on the CPU.
-SavedDictionary folded(const SavedDictionary& saved, ExportScale scale);
+// becomes two tensors), on the CPU. Of one that is moved in, each tensor goes as its copy comes.
+SavedDictionary folded(SavedDictionary saved, ExportScale scale);
 
 // F3: decoder rows of this shard to unit length, the encoder's by the inverse, so that z w_dec
 // stays what it was; for training, which keeps the rows unit. Exact for relu; topk then selects by
@@ -53,7 +53,7 @@ const Format& format_named(const std::string& name);  // exit 2 for another name
 // The folder appears complete or not at all, and only after it was read back and found equal.
 // Exit 2 for what the format cannot hold and for a folder with content, exit 3 for weights that are
 // not finite, exit 1 where writing or reading back fails.
-void export_dictionary(const SavedDictionary& saved, const Format& format, ExportScale scale,
+void export_dictionary(SavedDictionary saved, const Format& format, ExportScale scale,
                        const std::string& folder);
 
 // nullptr where no format knows the folder.

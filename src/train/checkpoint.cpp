@@ -215,12 +215,13 @@ void refuse_mixed_runs(const std::string& folder, const CheckpointState& saved,
 }
 
 void read_tensor(const CheckpointReader& reader, const Named& item, Range own, at::Tensor& to) {
-  at::Tensor host = at::empty(to.sizes(), to.options().device(at::kCPU));
+  // Straight to where it belongs, if that is memory of the host.
+  at::Tensor host = to.is_cpu() ? to : at::empty(to.sizes(), to.options().device(at::kCPU));
   if (item.split)
     reader.read_rows(item.name, own, view_of(host));
   else
     reader.read(item.name, view_of(host));
-  to.copy_(host);
+  if (!host.is_same(to)) to.copy_(host);
 }
 
 // Weights and counters of the whole shard; optimiser state of the owned rows only.
