@@ -244,6 +244,7 @@ Comparison compare(const Subject& subject, int queue) {
 BenchReport bench_loader(Communicator& world, const LoaderBench& options) {
   ShardIndex index;
   rank_zero_first(world, [&] { index = ShardIndex::open(options.data.path); });
+  refuse_other_shards(world, index, options.data.path);
   const Subject subject(world, options, std::move(index));
   BenchReport report;
   report.title = fmt::format(

@@ -77,12 +77,19 @@ struct Judged {
   SavedDictionary saved;  // this rank's shard
 };
 
-Judged load_dictionary(const EvalOptions& own, const Mesh& mesh) {
+// Rank 0's answer on every rank: a run that goes on may save another meanwhile.
+std::string folder_of(const EvalOptions& own, Communicator& world) {
   const std::string path = own.checkpoint.empty() ? own.run : own.checkpoint;
+  const bool foreign = own.weights == "last" && foreign_format(path) != nullptr;
+  std::string found;
+  if (world.rank() == 0) found = foreign ? path : find_checkpoint(path);
+  return broadcast_text(world, found, "dictionary");
+}
+
+Judged load_dictionary(const EvalOptions& own, const std::string& folder, const Mesh& mesh) {
   const int parts = mesh.feature_size(), index = mesh.feature_index;
-  if (foreign_format(path) != nullptr && own.weights == "last")
-    return {path, shard_of_whole(load_foreign(path), parts, index)};
-  const std::string folder = find_checkpoint(path);
+  if (foreign_format(folder) != nullptr && own.weights == "last")
+    return {folder, shard_of_whole(load_foreign(folder), parts, index)};
   return {folder, load_saved(folder, own.weights, parts, index)};
 }
 
@@ -102,14 +109,16 @@ int run_eval(Launch& launch, const Args& args) {
   Judged judged;
   ShardIndex data;
   at::Tensor truth;
+  if (launch.facts().rank == 0 && !own.json.empty() && !folder_exists(parent_folder(own.json)))
+    fail(ExitCode::error, fmt::format("cannot write {}: there is no folder {}", in_quotes(own.json),
+                                      in_quotes(parent_folder(own.json))));
+  const std::string folder = folder_of(own, launch.world());
   rank_zero_first(launch.world(), [&] {
-    if (!own.json.empty() && !folder_exists(parent_folder(own.json)))
-      fail(ExitCode::error, fmt::format("cannot write {}: there is no folder {}",
-                                        in_quotes(own.json), in_quotes(parent_folder(own.json))));
-    judged = load_dictionary(own, mesh);
+    judged = load_dictionary(own, folder, mesh);
     data = ShardIndex::open(held_out(own.data));
     if (!own.truth.empty()) truth = read_truth(own.truth, judged.saved.dictionary.d);
   });
+  refuse_other_shards(launch.world(), data, held_out(own.data));
   const Dictionary& dictionary = judged.saved.dictionary;
   if (dictionary.d != data.width())
     fail_agreed(ExitCode::bad_data,

@@ -75,15 +75,17 @@ void refuse_run_among_shards(const ShardIndex& rows, const std::string& run) {
 TrainData open_data(Communicator& world, Settings& settings) {
   DataConfig& config = settings.config.data;
   TrainData data;
+  if (config.eval_path.empty()) {
+    const std::string beside = config.path + "/eval";
+    config.eval_path = broadcast_text(world, folder_exists(beside) ? beside : "", "held-out rows");
+    if (!config.eval_path.empty()) settings.sources["data.eval_path"] = "resolved";
+  }
   rank_zero_first(world, [&] {
     data.rows = ShardIndex::open(config.path);
-    const std::string beside = config.path + "/eval";
-    if (config.eval_path.empty() && folder_exists(beside)) {
-      config.eval_path = beside;
-      settings.sources["data.eval_path"] = "resolved";
-    }
     if (!config.eval_path.empty()) data.held_out = ShardIndex::open(config.eval_path);
   });
+  refuse_other_shards(world, data.rows, config.path);
+  if (data.held_out) refuse_other_shards(world, *data.held_out, config.eval_path);
   if (data.held_out && data.held_out->width() != data.rows.width())
     fail_agreed(ExitCode::bad_data,
                 fmt::format("data.eval_path {} holds rows of width {}, data.path {} of width {}",
@@ -154,17 +156,24 @@ DataIdentity identity_of(const TrainData& data) {
           facts.layer};
 }
 
-// Other folders that the settings name, looked at before anything is written. Returns the planted
-// dictionary of eval.truth, undefined without one.
-at::Tensor read_other_folders(Communicator& world, const Config& config, const StartPoint& start,
-                              int64_t width) {
-  at::Tensor truth_nd;
+// What other folders that the settings name hold, looked at before anything is written.
+struct OtherFolders {
+  std::string init_from;  // the folder of weights that model.init_from means; "" = none
+  at::Tensor truth_nd;    // the planted dictionary of eval.truth, undefined without one
+};
+
+OtherFolders read_other_folders(Communicator& world, const Config& config, const StartPoint& start,
+                                int64_t width) {
+  OtherFolders out;
+  // Rank 0's answer on every rank: a run that goes on may save another checkpoint meanwhile.
+  const std::string& from = config.model.init_from;
+  if (world.rank() == 0 && start.checkpoint.empty() && !from.empty())
+    out.init_from = find_checkpoint(from);
+  out.init_from = broadcast_text(world, out.init_from, "dictionary to start from");
   rank_zero_first(world, [&] {
-    if (start.checkpoint.empty() && !config.model.init_from.empty())
-      find_checkpoint(config.model.init_from);
-    if (!config.eval.truth.empty()) truth_nd = read_truth(config.eval.truth, width);
+    if (!config.eval.truth.empty()) out.truth_nd = read_truth(config.eval.truth, width);
   });
-  return truth_nd;
+  return out;
 }
 
 // eval.truth: the finished dictionary against the planted one, also into final/eval.json.
@@ -205,7 +214,7 @@ int run_train(Launch& launch, const Args& args) {
   if (device.is_cpu())
     check_memory(launch, config, data.rows.width(),
                  static_cast<int64_t>(size_of(data.rows.facts().dtype)), data.rows_left());
-  const at::Tensor truth_nd = read_other_folders(launch.world(), config, start, data.rows.width());
+  const OtherFolders others = read_other_folders(launch.world(), config, start, data.rows.width());
   const Mesh mesh = make_mesh(world, config.mesh);
   TrainJob job{.data_config = config.data,
                .model = config.model,
@@ -224,6 +233,7 @@ int run_train(Launch& launch, const Args& args) {
                .identity = identity_of(data),
                .resume_from = start.checkpoint,
                .resume_config = start.config_path};
+  job.model.init_from = others.init_from;
   // A start that is refused has written nothing.
   resolve_field(
       settings, "kernels.isa", config.kernels.isa,
@@ -234,7 +244,7 @@ int run_train(Launch& launch, const Args& args) {
   resolve_field(settings, "kernels.encode", config.kernels.encode, job.kernels.encode);
   write_run_folder(launch, settings, args, start);
   const ExitCode code = run_training(mesh, job, std::move(state));
-  if (code == ExitCode::done && truth_nd.defined()) judge_final(mesh, job, truth_nd);
+  if (code == ExitCode::done && others.truth_nd.defined()) judge_final(mesh, job, others.truth_nd);
   write_communication(mesh, config.run.dir);
   return static_cast<int>(code);
 }

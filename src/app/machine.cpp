@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -25,6 +26,7 @@ namespace megadict {
 namespace {
 
 constexpr int64_t kWidth = 768, kRows = 1024, kActive = 32;
+constexpr int kMostCounted = 1 << 20;  // threads, devices of a node
 constexpr int64_t kFewLatents = 4096, kManyLatents = 20480;
 
 struct Number {
@@ -200,9 +202,15 @@ Machine read_machine(const std::string& path) {
       refuse(fmt::format("'{}' is {:g}; allowed: 1 to 1e30", name, value));
     return value;
   };
-  out.threads = static_cast<int>(number("threads", false));
-  if (const auto devices = json.find("devices"); devices != json.end() && devices->is_number())
-    out.devices = std::max(0, devices->get<int>());
+  const auto count = [&](const char* name, bool may_be_zero) {
+    const double value = number(name, may_be_zero);
+    if (value > kMostCounted || value != std::floor(value))
+      refuse(
+          fmt::format("'{}' is {:g}; allowed: whole numbers up to {}", name, value, kMostCounted));
+    return static_cast<int>(value);
+  };
+  out.threads = count("threads", false);
+  out.devices = count("devices", true);
   if (const auto measured = json.find("measured"); measured != json.end() && measured->is_boolean())
     out.measured = measured->get<bool>();
   for (const Number& one : kNumbers) out.*one.value = number(one.name, one.may_be_zero);

@@ -4,7 +4,10 @@
 
 #include <cstring>
 
+#include "app/field.h"
+#include "base/error.h"
 #include "base/range.h"
+#include "io/file.h"
 
 namespace megadict {
 
@@ -31,6 +34,19 @@ std::string broadcast_text(Communicator& world, const std::string& text, const c
   if (world.rank() == 0) std::copy(text.begin(), text.end(), bytes.begin());
   world.broadcast(view_of(bytes.data(), size), 0, name);
   return {bytes.begin(), bytes.end()};
+}
+
+void refuse_other_shards(Communicator& world, const ShardIndex& index, const std::string& path) {
+  std::string mine;
+  for (const ShardInfo& shard : index.shards())
+    mine += fmt::format("{} {} {}\n", file_name(shard.path), shard.rows.size(), shard.chunk_rows);
+  const std::string theirs = broadcast_text(world, mine, "shards");
+  if (mine != theirs)
+    fail(ExitCode::bad_data,
+         fmt::format("rank {} sees {} shards with {} rows in {}, rank 0 others", world.rank(),
+                     index.shards().size(), index.rows(), in_quotes(path)),
+         "start when the data set is complete, from a folder that is the same on every node");
+  world.barrier("shards");
 }
 
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/launch.h"
+#include "data/shard_index.h"
 
 namespace megadict {
 
@@ -15,6 +16,10 @@ void rank_zero_first(Communicator& world, const std::function<void()>& work);
 
 // Rank 0's text on every rank. Collective. `name` is a string literal.
 std::string broadcast_text(Communicator& world, const std::string& text, const char* name);
+
+// Exit 3 on a rank that sees other shards under `path` than rank 0: they are being written, or are
+// not the same everywhere. Collective.
+void refuse_other_shards(Communicator& world, const ShardIndex& index, const std::string& path);
 
 // Each rank's part of a vector, one after the other, on every rank. Collective.
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -222,7 +223,7 @@ class Watchdog {
   // Both signs together: a process number may mean another process in another container.
   bool is_stopped(const RankSlot& slot) const {
     return !slot.ended && seconds_since(slot.pulse_ns) > 2 * tick_s_ &&
-           process_state(slot.pid) == 'T';
+           std::tolower(process_state(slot.pid)) == 't';  // T: a signal, t: a debugger
   }
 
   std::string report(const RankSlot& waiting, const std::string& behind) const {

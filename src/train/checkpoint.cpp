@@ -260,13 +260,13 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   if (mesh.world->rank() == 0) {
     write_json(temporary + "/state.json", state_json(mesh, data, seed, state, screens));
     sync_folder(temporary);
-    // First the pointer: while it names nothing, the highest step counts.
-    if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
     if (folder_exists(target)) {  // final/ of an earlier end, or a step that is done again
       std::filesystem::remove_all(target + ".old");
       rename_durably(target, target + ".old");
     }
     rename_durably(temporary, target);
+    // Last: until here the run is where it was saved before.
+    if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
     std::filesystem::remove_all(target + ".old");
   }
   mesh.world->barrier("checkpoint committed");

@@ -48,10 +48,15 @@ double threshold_now(const Run& run) {
                               run.job.data_config.batch_size, run.state);
 }
 
+// The threshold an evaluation on the way judges with; a checkpoint at the same step has it, too.
+void settle_threshold(Run& run) {
+  if (run.job.eval_data) run.state.judged_threshold = threshold_now(run);
+}
+
 void evaluate_now(Run& run, bool final) {
   if (!run.job.eval_data) return;
   Dictionary judged = run.state.dictionary;
-  if (!final) run.state.judged_threshold = judged.threshold = threshold_now(run);
+  if (!final) judged.threshold = run.state.judged_threshold;
   const MetricReport report =
       evaluate(run.mesh, judged, run.state.normalization, *run.job.eval_data,
                {run.job.eval.tokens, run.job.data_config.batch_size});
@@ -124,12 +129,14 @@ ExitCode steps(Run& run, BatchStream& stream) {
     if (run.state.step == job.step.total_steps) break;
     // Before an evaluation, which may outlast the time that a signal leaves.
     if (result.stop != StopRequest::none) return stop(run, result.stop);
-    if (job.eval.every_steps > 0 && run.state.step % job.eval.every_steps == 0)
-      evaluate_now(run, false);
+    // And so is what there is to save.
+    const bool judged = job.eval.every_steps > 0 && run.state.step % job.eval.every_steps == 0;
+    if (judged) settle_threshold(run);
     if (checkpoint_due(run, result)) {
       save(run, "");
       run.last_checkpoint_s = result.clock_s;
     }
+    if (judged) evaluate_now(run, false);
   }
   return ExitCode::done;
 }
@@ -141,14 +148,15 @@ ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state) {
   if (mesh.world->rank() == 0) remove_unfinished(job.run.dir);
   Run run{mesh, job, std::move(state), RunLog(mesh, job), 0, 0};
   run.log.begin(run.state);
-  if (run.state.step < job.step.total_steps) {
+  const bool trained = run.state.step < job.step.total_steps;
+  if (trained) {
     BatchStream stream(*job.data, *job.plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,
                        mesh.feature_index, run.state.step, job.data_config.queue);
     const ExitCode code = steps(run, stream);
     if (code != ExitCode::done) return code;
-    calibrate(run);
-    save(run, "");
   }
+  calibrate(run);
+  if (trained) save(run, "");
   save(run, job.run.dir + "/final");
   evaluate_now(run, true);
   run.log.end(run.state);

@@ -17,7 +17,7 @@ namespace megadict {
 // Everything resolved: no value means "auto" any more.
 struct TrainJob {
   DataConfig data_config;
-  ModelConfig model;
+  ModelConfig model;  // init_from: a folder of weights
   StepConfig step;
   KernelConfig kernels;
   bool encode_was_auto = false;  // kernels.encode is what `auto` picked before a resume

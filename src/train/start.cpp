@@ -49,7 +49,7 @@ void report(const Sample& sample) {
 
 Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, int64_t padded,
                         TrainState& state) {
-  const std::string folder = find_checkpoint(job.model.init_from);
+  const std::string& folder = job.model.init_from;
   const SavedDictionary saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index);
   const Dictionary& from = saved.dictionary;
   const auto differs = [&](const char* what, const auto& there, const auto& here) {
