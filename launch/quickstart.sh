@@ -3,7 +3,7 @@
 # builds, takes the activations of SmolLM2-135M after block 9, trains 9216 latents on them,
 # judges the dictionary on held-out text, writes it for SAELens, and says what came out.
 #
-#   launch/quickstart.sh                     about ten minutes on two quiet cores
+#   launch/quickstart.sh                     about eight minutes on two quiet cores
 #   launch/quickstart.sh --out DIR           where everything goes (./quickstart-run)
 #   launch/quickstart.sh --device cuda       train on this machine's GPUs
 #
@@ -43,8 +43,10 @@ done
 
 preset=release
 [ "$device" = cpu ] || preset=cuda
-mkdir -p "$out" || die "cannot make the folder '$out'"
+mkdir -p "$out" 2>/dev/null || die "cannot make the folder '$out'"
 out=$(cd "$out" && pwd)
+exec 9>"$out/.lock" || die "cannot write into '$out'"
+flock -n 9 || die "another quickstart works in '$out'" "wait for it, or give another --out"
 data=$out/activations run=$out/run
 megadict=$root/build/$preset/bin/megadict
 python=$MEGADICT_HOME/venv/bin/python

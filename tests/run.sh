@@ -31,8 +31,8 @@ mkdir -p "$results"
 tools/bootstrap.sh --tests || exit 1
 use_shared_ccache
 
-watched "configure" "$results/build.log" cmake --preset release || exit 1
-watched "build" "$results/build.log" cmake --build --preset release || exit 1
+watched "configure" "$results/build.log" cmake --preset release || exit
+watched "build" "$results/build.log" cmake --build --preset release || exit
 
 say "C++ tests:"
 run_ctest release "$results/ctest.xml" -LE "$leave_out"

@@ -17,20 +17,29 @@ seconds_as_text() {
   if [ "$1" -lt 120 ]; then printf '%d s' "$1"; else printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); fi
 }
 
+# end_tree PID: ends the process and what it started.
+end_tree() {
+  local child
+  for child in $(pgrep -P "$1"); do end_tree "$child"; done
+  kill "$1" 2>/dev/null
+}
+
 # watched LABEL LOG COMMAND...: runs COMMAND with its output appended to LOG. Shows LABEL and the
 # seconds so far (a line that renews itself on a terminal, else one line a half-minute), then the
-# time it took. A failure prints the end of its output. Returns COMMAND's status.
+# time it took. A failure prints the end of its output. Returns COMMAND's status, 130 after Ctrl-C
+# and 143 after TERM; what the caller traps holds again afterwards.
 watched() {
-  local label=$1 log=$2 start=$SECONDS shown=0 from status=0 child
+  local label=$1 log=$2 start=$SECONDS shown=0 from status=0 child callers signalled=0
   shift 2
   touch "$log"
   from=$(($(wc -l <"$log") + 1))
   [ -t 1 ] || say "$label ..."
   "$@" >>"$log" 2>&1 </dev/null &
   child=$!
+  callers=$(trap -p INT TERM)
   # Background children of a script ignore the keyboard's interrupt: pass it on.
-  trap 'kill "$child" 2>/dev/null; wait "$child"; exit 130' INT
-  trap 'kill "$child" 2>/dev/null; wait "$child"; exit 143' TERM
+  trap 'signalled=130; end_tree "$child"' INT
+  trap 'signalled=143; end_tree "$child"' TERM
   while kill -0 "$child" 2>/dev/null; do
     sleep 0.2
     if [ -t 1 ]; then
@@ -42,8 +51,12 @@ watched() {
   done
   wait "$child" || status=$?
   trap - INT TERM
+  eval "$callers"
   [ ! -t 1 ] || printf '\r\033[K'
-  if [ "$status" -eq 0 ]; then
+  if [ "$signalled" -ne 0 ]; then
+    say "$label: interrupted after $(seconds_as_text $((SECONDS - start)))" >&2
+    status=$signalled
+  elif [ "$status" -eq 0 ]; then
     say "$label: done in $(seconds_as_text $((SECONDS - start)))"
   else
     tail -n "+$from" "$log" | tail -n 30 >&2

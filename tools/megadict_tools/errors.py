@@ -29,14 +29,21 @@ class OneLineParser(argparse.ArgumentParser):
         raise ToolError(USAGE, message, f"{self.prog} --help")
 
     def parse_args(self, args=None, namespace=None):
-        found, unknown = self.parse_known_args(args, namespace)
+        words = list(sys.argv[1:] if args is None else args)
+        known = [name for action in self._actions for name in action.option_strings]
+        # Before what is missing: a misspelt flag is what is missing.
+        for word in words:
+            if word.startswith("--") and word != "--" and word.split("=")[0] not in known:
+                self._refuse(word, known)
+        found, unknown = self.parse_known_args(words, namespace)
         if unknown:
-            known = [name for action in self._actions for name in action.option_strings]
-            flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, known, n=1)
-            raise ToolError(USAGE, f"unknown argument '{unknown[0]}'",
-                            f"did you mean {near[0]}?" if near else f"{self.prog} --help")
+            self._refuse(unknown[0], known)
         return found
+
+    def _refuse(self, word: str, known: list[str]):
+        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+        raise ToolError(USAGE, f"unknown argument '{word}'",
+                        f"did you mean {near[0]}?" if near else f"{self.prog} --help")
 
 
 def _on_term(_signal, _frame):

@@ -119,7 +119,6 @@ class OutputFolder:
 
     def claim(self, settings: Settings):
         """Takes DIR for these settings, or refuses it; self.state then holds what is known."""
-        self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
         wanted = json.loads(json.dumps(asdict(settings)))
         state_file = self.path / STATE_FILE
@@ -133,7 +132,12 @@ class OutputFolder:
             self.state = {"settings": wanted, "complete": False}
 
     def _lock(self):
-        self.lock = open(self.path / ".harvest.lock", "w")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.path / ".harvest.lock", "w")
+        except OSError as error:
+            raise ToolError(ERROR, f"cannot write into --out '{self.path}': {error.strerror}",
+                            "a folder that you may write into, or its name") from error
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

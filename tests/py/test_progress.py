@@ -1,0 +1,41 @@
+"""tools/progress.sh: a long command of a script, shown, ended and reported."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+SCRIPT = """
+source tools/progress.sh
+trap 'echo caller; exit 9' INT TERM
+watched {label} {log} bash -c '{command}'
+echo "status $?"
+trap -p TERM
+"""
+
+
+def begin(repo_root, log, command):
+    return subprocess.Popen(["bash", "-c", SCRIPT.format(label="work", log=log, command=command)],
+                            cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, start_new_session=True)
+
+
+def test_status_and_output_of_a_failure(repo_root, tmp_path):
+    said = begin(repo_root, tmp_path / "log", "echo why; exit 7").communicate(timeout=60)[0]
+    assert "why" in said and "work: failed with exit code 7" in said and "status 7" in said
+    assert "echo caller" in said  # what the caller traps holds again
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_command_and_what_it_started(repo_root, tmp_path, number, status):
+    pid_file = tmp_path / "pid"
+    process = begin(repo_root, tmp_path / "log", f"sleep 600 & echo $! > {pid_file}; wait")
+    while not (pid_file.exists() and pid_file.read_text().strip()):
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    said = process.communicate(timeout=60)[0]
+    assert "work: interrupted" in said and f"status {status}" in said, said
+    stat = f"/proc/{pid_file.read_text().strip()}/stat"
+    assert not os.path.exists(stat) or open(stat).read().split()[2] == "Z"
