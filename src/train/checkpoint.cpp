@@ -243,6 +243,22 @@ void read_state(const CheckpointReader& reader, TrainState& state) {
 
 }  // namespace
 
+namespace {
+
+void remove_checkpoint(const std::string& folder) {
+  // Renamed first: one that was removed in part would look like a damaged checkpoint.
+  rename_durably(folder, folder + ".tmp");
+  std::filesystem::remove_all(folder + ".tmp");
+}
+
+// A run that went back to an earlier step has left them.
+void remove_later(const std::string& run, int64_t step) {
+  for (const SavedStep& saved : saved_steps(run))
+    if (saved.step > step) remove_checkpoint(saved.folder);
+}
+
+}  // namespace
+
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
                       const DataIdentity& data, uint64_t seed, const TrainState& state) {
   refuse_skipped_rows(mesh, state);
@@ -260,13 +276,16 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   if (mesh.world->rank() == 0) {
     write_json(temporary + "/state.json", state_json(mesh, data, seed, state, screens));
     sync_folder(temporary);
+    // First the pointer: while it names nothing, the highest step counts, so none may be higher.
+    if (folder.empty()) {
+      remove_later(run, state.step);
+      write_file_atomic(run + "/latest", name + "\n");
+    }
     if (folder_exists(target)) {  // final/ of an earlier end, or a step that is done again
       std::filesystem::remove_all(target + ".old");
       rename_durably(target, target + ".old");
     }
     rename_durably(temporary, target);
-    // Last: until here the run is where it was saved before.
-    if (folder.empty()) write_file_atomic(run + "/latest", name + "\n");
     std::filesystem::remove_all(target + ".old");
   }
   mesh.world->barrier("checkpoint committed");
@@ -299,18 +318,11 @@ void remove_unfinished(const std::string& run) {
   }
 }
 
-void prune_checkpoints(const std::string& run, int64_t step, int keep) {
+void prune_checkpoints(const std::string& run, int keep) {
   remove_unfinished(run);
-  std::vector<std::string> left, rest;
-  for (const SavedStep& saved : saved_steps(run))
-    (saved.step > step ? left : rest).push_back(saved.folder);
-  const size_t kept = std::min(rest.size(), static_cast<size_t>(keep));
-  left.insert(left.end(), rest.begin(), rest.end() - static_cast<std::ptrdiff_t>(kept));
-  for (const std::string& folder : left) {
-    // Renamed first: one that was removed in part would look like a damaged checkpoint.
-    rename_durably(folder, folder + ".tmp");
-    std::filesystem::remove_all(folder + ".tmp");
-  }
+  const std::vector<SavedStep> saved = saved_steps(run);
+  const size_t kept = std::min(saved.size(), static_cast<size_t>(keep));
+  for (size_t i = 0; i < saved.size() - kept; ++i) remove_checkpoint(saved[i].folder);
 }
 
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdentity& run,

@@ -27,18 +27,18 @@ struct RunIdentity {
   ModelConfig model;
 };
 
-// Writes RUN/checkpoints/step_000001000 (or `folder` where given), then RUN/latest. Collective over
-// world. Refuses (exit 4, agreed) when a row was skipped because of a non-finite gradient.
+// Writes RUN/checkpoints/step_000001000 (or `folder` where given) and RUN/latest; before that goes
+// what a run that went back to an earlier step has left of later ones. Collective over world.
+// Refuses (exit 4, agreed) when a row was skipped because of a non-finite gradient.
 void write_checkpoint(const Mesh& mesh, const std::string& run, const std::string& folder,
                       const DataIdentity& data, uint64_t seed, const TrainState& state);
 
 // Removes what a crash left half written below `run`, so that it takes no disk. Rank 0 only.
 void remove_unfinished(const std::string& run);
 
-// After the checkpoint of `step`: removes those of later steps (a run that went back to an earlier
-// one has left them), all but the newest `keep` of the rest, and what a crash left unfinished.
-// Rank 0 only.
-void prune_checkpoints(const std::string& run, int64_t step, int keep);
+// After a checkpoint: removes all but the newest `keep`, and what a crash left unfinished. Rank 0
+// only.
+void prune_checkpoints(const std::string& run, int keep);
 
 // Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
 // differ from `data`, exit 3 (agreed) where the checkpoint is not of `run`; with the difference.

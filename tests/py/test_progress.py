@@ -16,10 +16,15 @@ trap -p TERM
 """
 
 
+def heed_interrupts():
+    """A shell cannot trap what it was started to ignore, as jobs in the background are."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(repo_root, log, command):
     return subprocess.Popen(["bash", "-c", SCRIPT.format(label="work", log=log, command=command)],
                             cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, start_new_session=True)
+                            text=True, start_new_session=True, preexec_fn=heed_interrupts)
 
 
 def test_status_and_output_of_a_failure(repo_root, tmp_path):
