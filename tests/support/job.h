@@ -45,7 +45,7 @@ inline Outcome job(int ranks, const std::string& program, const std::string& arg
     if (line.rfind("pid ", 0) != 0) continue;
     ++pids;
     const pid_t pid = std::stoi(line.substr(4));
-    for (int wait = 0; wait < 50 && kill(pid, 0) == 0; ++wait) usleep(100'000);
+    for (int wait = 0; wait < 300 && kill(pid, 0) == 0; ++wait) usleep(100'000);
     EXPECT_NE(kill(pid, 0), 0) << "process " << pid << " is still there\n" << outcome.text;
   }
   EXPECT_EQ(pids, ranks) << outcome.text;
