@@ -3,7 +3,7 @@
 # builds, takes the activations of SmolLM2-135M after block 9, trains 9216 latents on them,
 # judges the dictionary on held-out text, writes it for SAELens, and says what came out.
 #
-#   launch/quickstart.sh                     about eight minutes on two quiet cores
+#   launch/quickstart.sh                     about eight minutes on two cores
 #   launch/quickstart.sh --out DIR           where everything goes (./quickstart-run)
 #   launch/quickstart.sh --device cuda       train on this machine's GPUs
 #
