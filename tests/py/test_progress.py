@@ -38,6 +38,7 @@ def test_a_signal_ends_the_command_and_what_it_started(repo_root, tmp_path, numb
     pid_file = tmp_path / "pid"
     process = begin(repo_root, tmp_path / "log", f"sleep 600 & echo $! > {pid_file}; wait")
     while not (pid_file.exists() and pid_file.read_text().strip()):
+        assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, number)
     said = process.communicate(timeout=60)[0]
