@@ -4,7 +4,7 @@
 # Every clone of the repository shares that environment. A second call finds nothing to do.
 #
 #   tools/bootstrap.sh                  to build, harvest, train
-#   tools/bootstrap.sh --tests          also what tests/run.sh needs (the Python peers, SLURM)
+#   tools/bootstrap.sh --tests          also what tests/run.sh needs (the Python peers, SLURM, a browser)
 #   tools/bootstrap.sh --cpu-only-lib   only what compiling and running the C++ program needs
 #
 # MEGADICT_PYTHON names the Python to use (3.10 or newer); otherwise the first fitting one is taken.
@@ -17,7 +17,7 @@ source "$root/tools/progress.sh"
 build_packages="cmake ninja-build ccache g++ git openmpi-bin libopenmpi-dev libhdf5-dev
   libboost-program-options-dev nlohmann-json3-dev libfmt-dev libdnnl-dev libgtest-dev libgmock-dev
   librapidcheck-dev libbenchmark-dev python3 python3-venv"
-test_packages="clang-format-14 shellcheck slurmctld slurmd slurm-client"
+test_packages="clang-format-14 shellcheck slurmctld slurmd slurm-client chromium"
 
 level=tools
 for argument in "$@"; do
