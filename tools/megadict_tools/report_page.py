@@ -135,7 +135,7 @@ def _worth_showing(series: list[Series], condition: str | None) -> bool:
     values = [v for s in series for _, v in s.points if math.isfinite(v)]
     if condition == "positive":
         return any(v > 0 for v in values)
-    return bool(values) and (condition != "varies" or max(values) - min(values) > 1e-6 * max(values))
+    return bool(values) and (condition != "varies" or max(values) - min(values) > 0.02 * max(values))
 
 
 def curves(runs: list[Run]) -> str:
@@ -234,14 +234,21 @@ def _sortable(name: str, value: float, text: str) -> str:
 def _contexts(latent: Latent) -> str:
     items = "".join(
         f'<li><span class="value">{c.value:.3g}</span><span class="text">'
-        f"{_visible(c.before)}<mark>{_visible(c.token, True)}</mark>{_visible(c.after)}</span></li>"
+        f"{_visible(c.before)}{_marked(c.token)}{_visible(c.after)}</span></li>"
         for c in latent.contexts)
     return f'<ol class="contexts">{items}</ol>'
 
 
-def _visible(text: str, marked: bool = False) -> str:
-    text = text.replace("\n", "↵")
-    return escape(text if text.strip() or not marked else text.replace(" ", "␣") or "∅")
+def _visible(text: str) -> str:
+    return escape(text.replace("\n", "↵"))
+
+
+def _marked(token: str) -> str:
+    """The token, its leading space before the mark; white space alone is drawn."""
+    if not token.strip(" "):
+        return f"<mark>{'␣' * len(token) or '∅'}</mark>"
+    word = token.lstrip(" ")
+    return f"{' ' * (len(token) - len(word))}<mark>{_visible(word)}</mark>"
 
 
 def latents_table(latents: list[Latent], name: str, number_of: int, count: int, rows: int) -> str:
