@@ -20,7 +20,6 @@ from typing import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here ever asks a network for a file
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("TQDM_DISABLE", "1")  # the tools draw their own progress line
 
 import torch
 

@@ -79,7 +79,7 @@ def facts(run: Run, loss: dict | None) -> str:
     rows = quality(run, "rows")
     on = f"on {rows:,} held-out rows" if rows else "not evaluated yet"
     cells = [
-        ("Unexplained variance (FVU)", number(quality(run, "fvu")), on),
+        ("Unexplained (FVU)", number(quality(run, "fvu")), on),
         ("Active latents per row", number(quality(run, "l0") or run.last("l0"), 1),
          f"of {run.value('model.n_latents', 0):,}"),
         ("Latents that never fire", percent(quality(run, "dead_pct")), on),
@@ -173,7 +173,18 @@ def densities(runs: list[Run]) -> str:
             bar_chart(f"Density of the latents of {run.name}", edges, counts,
                       "log₁₀ of the share of rows", i, names),
             f"{silent:,} more never fire on the {rows:,} held-out rows."))
+    if len(runs) == 1 and figures:
+        figures.append(metrics_figure(runs[0]))
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def metrics_figure(run: Run) -> str:
+    """Every number of the evaluation, by its name in eval.json."""
+    items = "".join(f"<div><dt><code>{escape(name)}</code></dt><dd>{value:,.5g}</dd></div>"
+                    for name, value in run.evaluation.items()
+                    if isinstance(value, (int, float)) and name not in ("rows", "step", "tokens"))
+    return ('<figure class="wide"><h3>All held-out metrics</h3><figcaption>Their definitions: '
+            f'<code>megadict eval</code>.</figcaption><dl class="metrics">{items}</dl></figure>')
 
 
 def cost_axis(runs: list[Run]):
