@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <iterator>
 #include <numeric>
 
+#include "base/progress.h"
 #include "data/batch_stream.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -95,10 +97,12 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                   mean_row(first.data(), head, data.width()));
   at::Tensor fired_l =
       at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong));
+  Progress shown("eval", total, "rows");
   for (int64_t begin = 0; begin < total; begin += args.batch_rows) {
     ids.resize(static_cast<size_t>(std::min(args.batch_rows, total - begin)));
     std::iota(ids.begin(), ids.end(), begin);
     add_batch(mesh, dictionary, normalization, read_owned(mesh, data, ids), fired_l, sums);
+    shown.at(begin + std::ssize(ids));
   }
   const at::Tensor fired = fired_l.to(at::kCPU).contiguous();
   sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});
