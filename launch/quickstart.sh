@@ -52,7 +52,7 @@ data=$out/activations run=$out/run
 megadict=$root/build/$preset/bin/megadict
 python=$MEGADICT_HOME/venv/bin/python
 stages=7 interrupted=0
-loss_tokens=1024  # held-out tokens: half a minute; tools/loss_recovered.py takes 16384 by itself
+loss_tokens=768  # held-out tokens: less than a minute; tools/loss_recovered.py takes 16384 by itself
 trap 'interrupted=1' INT TERM
 
 # ---- stages ------------------------------------------------------------------------------------
