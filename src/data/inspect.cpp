@@ -175,8 +175,13 @@ std::vector<std::string> data_info(const std::string& path_or_glob) {
 }
 
 VerifyReport verify_data_set(const std::string& path_or_glob) {
+  std::vector<std::string> paths = find_shards(path_or_glob);
+  if (const std::string eval = path_or_glob + "/eval"; folder_exists(eval)) {
+    const std::vector<std::string> held_out = find_shards(eval);
+    paths.insert(paths.end(), held_out.begin(), held_out.end());
+  }
   VerifyReport report;
-  for (const std::string& path : find_shards(path_or_glob)) {
+  for (const std::string& path : paths) {
     ++report.shards;
     try {
       const ShardFile file = ShardFile::open(path);
