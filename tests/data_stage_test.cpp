@@ -124,7 +124,7 @@ TEST(Stage, ADiskWithoutRoomIsRefusedBeforeAnythingIsCopied) {
   write_shards(data.path(), {10});
   const ShardIndex index = ShardIndex::open(data.path());
   fs::resize_file(data / "a.h5", uintmax_t{8} << 40);  // a hole: takes no room itself
-  EXPECT_THAT(error_of([&] { ShardStage(index, {0}, disk.path()); }),
+  EXPECT_THAT(error_of([&] { ShardStage(index, {0}, disk.path()); }).line(),
               AllOf(HasSubstr("data.stage_dir '" + disk.path()), HasSubstr("GiB free"),
                     HasSubstr("need 8192.00 GiB")));
   EXPECT_THAT(glob_files(disk / "*/*"), IsEmpty());
@@ -136,7 +136,7 @@ TEST(Stage, AShardThatChangedSinceIsRefused) {
   const ShardIndex index = ShardIndex::open(data.path());
   write_shards(data.path(), {10}, {.first_row = 100});
   ShardStage stage(index, {0}, disk.path());
-  EXPECT_THAT(error_of([&] { copy_all(stage); }),
+  EXPECT_THAT(error_of([&] { copy_all(stage); }).line(),
               AllOf(HasSubstr("which is another shard now"), HasSubstr("a.h5")));
 }
 
