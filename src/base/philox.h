@@ -20,6 +20,7 @@ enum class Purpose : uint32_t {
   split = 8,
   screen_check = 9,
   random_baseline = 20,
+  bootstrap = 30,
   test = 99,
 };
 
