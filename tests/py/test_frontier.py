@@ -22,7 +22,8 @@ def runs(tmp_path):
     for name, (l0, fvu) in POINTS.items():
         (folder / name / "final").mkdir(parents=True)
         facts = {"rows": 100, "fvu": fvu, "l0": l0, "explained_variance": 1 - fvu, "dead_pct": None}
-        (folder / name / "final" / "eval.json").write_text(json.dumps(facts))
+        for place in (folder / name / "final", folder / name):  # as a run leaves them
+            (place / "eval.json").write_text(json.dumps(facts))
         (folder / name / "config.json").write_text("{}")
     return folder
 
