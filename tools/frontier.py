@@ -58,7 +58,10 @@ def read_point(path: Path, root: Path) -> Point | None:
 def read_points(root: Path) -> list[Point]:
     if not root.is_dir():
         raise ToolError(USAGE, f"there is no folder '{root}'")
-    found = [read_point(path, root) for path in sorted(root.rglob("*.json"))]
+    # A run's own eval.json is that of its last evaluation, which final/ holds, too.
+    paths = [p for p in sorted(root.rglob("*.json")) if p.name != "eval.json"
+             or not (p.parent / "final" / "eval.json").exists()]
+    found = [read_point(path, root) for path in paths]
     points = [point for point in found if point]
     if not points:
         raise ToolError(BAD_DATA, f"no evaluation below '{root}'",

@@ -108,6 +108,8 @@ void RunLog::evaluation(const TrainState& state, const MetricReport& report, boo
   ordered_json out = metrics_json(report);
   out["step"] = state.step;
   out["tokens"] = state.tokens;
+  out["n_latents"] = state.dictionary.n;
+  out["d"] = state.dictionary.d;
   write_json(job_.run.dir + "/eval.json", out);
   if (final) write_json(job_.run.dir + "/final/eval.json", out);
   ordered_json line;
