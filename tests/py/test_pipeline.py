@@ -84,7 +84,7 @@ def test_an_element_that_is_out_of_time_requeues_itself(sandbox, place):  # noqa
     log = place / "harvest.out"
     number = sandbox.run("sbatch", "--parsable", "--cpus-per-task=1", "--array=0-0", f"--output={log}",
                          str(sandbox.repo / "launch" / "harvest.sbatch"), "--model", str(place / "model"), "--layer",
-                         "1", "--text", str(place / "long.txt"), "--context", "32", "--shard_rows", "2000",
+                         "1", "--text", str(place / "long.txt"), "--context", "32", "--shard_rows", "1000", "--batch", "1",
                          "--out", str(place / "slow"), env={"MEGADICT_ROOT": str(sandbox.repo)}).strip()  # fmt: skip
     wait_for("a shard", lambda: list((place / "slow").glob("*.h5")))
     sandbox.run("scancel", "--batch", "--signal=USR1", f"{number}_0")
