@@ -51,6 +51,8 @@ class Sandbox:
         steps = "slurmstepd: [" + self.job(number)["JobId"] + "."
         wait_for(f"the old steps of job {number} to end",
                  lambda: not any(name.startswith(steps) for name in self.processes()))  # fmt: skip
+        # The node refuses a job anew in the second, by its clock, in which it ended the old one.
+        time.sleep(3)
         self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def processes(self) -> list[str]:

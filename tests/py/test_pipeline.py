@@ -84,8 +84,8 @@ def test_an_element_that_is_out_of_time_requeues_itself(sandbox, place):  # noqa
     log = place / "harvest.out"
     number = sandbox.run("sbatch", "--parsable", "--cpus-per-task=1", "--array=0-0", f"--output={log}",
                          str(sandbox.repo / "launch" / "harvest.sbatch"), "--model", str(place / "model"), "--layer",
-                         "1", "--text", str(place / "long.txt"), "--context", "32", "--shard_rows", "2000",
-                         "--out", str(place / "slow"), env={"MEGADICT_ROOT": str(sandbox.repo)}).strip()  # fmt: skip
+                         "1", "--text", str(place / "long.txt"), "--context", "32", "--shard_rows", "1000",
+                         "--batch", "1", "--out", str(place / "slow"), env={"MEGADICT_ROOT": str(sandbox.repo)}).strip()  # fmt: skip
     wait_for("a shard", lambda: list((place / "slow").glob("*.h5")))
     sandbox.run("scancel", "--batch", "--signal=USR1", f"{number}_0")
     sandbox.wait_for_state(f"{number}_0", "PENDING", "COMPLETED", "FAILED")
@@ -97,7 +97,8 @@ def test_an_element_that_is_out_of_time_requeues_itself(sandbox, place):  # noqa
 
 
 @pytest.mark.parametrize(("more", "part"), [
-    (("--slices", "0"), "--slices '0'"), (("--format", "onnx"), "--format 'onnx'"), (("--steps", "1"), "unknown option"),
+    (("--slices", "0"), "--slices '0'"), (("--format", "onnx"), "--format 'onnx'"),
+    (("--steps", "1"), "unknown option"),
     (("--harvest", "--model x --layer 1 --out acts"), "--harvest with --out or --slice"), (("--out",), "needs a value"),
 ])  # fmt: skip
 def test_refusals_before_any_job(sandbox, place, megadict_bin, more, part):  # noqa: F811
