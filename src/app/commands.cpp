@@ -35,7 +35,10 @@ std::string table_help(std::span<const Command> table, const std::string& prefix
   std::string text = fmt::format("usage: {} COMMAND [--name value ...]\n\n", prefix);
   for (const Command& command : table)
     text += fmt::format("  {:<10} {}\n", command.name, command.summary);
-  return text + fmt::format("\n{} COMMAND --help lists what a command takes.", prefix);
+  return text +
+         fmt::format(
+             "\n{} COMMAND --help lists what a command takes; --quiet leaves progress lines out.",
+             prefix);
 }
 
 int dispatch(std::span<const Command> table, const std::string& prefix, Launch& launch,

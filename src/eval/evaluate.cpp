@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <iterator>
 #include <numeric>
 #include <optional>
 
+#include "base/progress.h"
 #include "data/batch_stream.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -128,12 +130,14 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
             at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong)),
             bootstrap ? &*bootstrap : nullptr,
             args.latents};
+  Progress shown("eval", total, "rows");
   for (int64_t peer = 0; peer < total; peer += args.peer_batch_rows) {
     const int64_t end = std::min(total, peer + args.peer_batch_rows);
     for (int64_t begin = peer; begin < end; begin += args.batch_rows) {
       ids.resize(static_cast<size_t>(std::min(args.batch_rows, end - begin)));
       std::iota(ids.begin(), ids.end(), begin);
       add_batch(pass, begin, read_owned(mesh, data, ids));
+      shown.at(begin + std::ssize(ids));
     }
     end_batch(sums, *mesh.world);
   }

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
 #include "io/json_file.h"
@@ -114,6 +115,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
   const TrainJob& job = run.job;
   release_free_memory();
   StepWorkspace workspace = make_workspace(run.state, job.kernels.encode);
+  Progress shown("train", job.step.total_steps, "steps", run.state.step);
   while (run.state.step < job.step.total_steps) {
     const int64_t next = run.state.step + 1;
     set_watchdog_step(run.state.step);
@@ -127,6 +129,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
       run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),
                    stream.wait_seconds());
     if (run.state.step == job.step.total_steps) break;
+    shown.at(run.state.step);
     // Before an evaluation, which may outlast the time that a signal leaves.
     if (result.stop != StopRequest::none) return stop(run, result.stop);
     // And so is what there is to save.
