@@ -30,6 +30,13 @@ def fraction(text: str) -> float:
     return value
 
 
+def part_of_all(text: str) -> str:
+    index, slash, parts = text.partition("/")
+    if not (slash and index.isdecimal() and parts.isdecimal() and int(index) < int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not I/N with 0 <= I < N")
+    return f"{int(index)}/{int(parts)}" if int(parts) > 1 else ""
+
+
 def multiple(text: str) -> float:
     value = float(text)
     if value != 0 and not 1 <= value < float("inf"):
@@ -40,6 +47,7 @@ def multiple(text: str) -> float:
 def make_parser() -> OneLineParser:
     from megadict_tools.models import SITES
     from megadict_tools.shards import DTYPES
+    from megadict_tools.text import TOKEN_DTYPES
 
     parser = OneLineParser(prog="harvest", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,10 +58,16 @@ def make_parser() -> OneLineParser:
     add("--site", nargs="+", default=["resid_post"], choices=SITES, metavar="SITE",
         help=f"{', '.join(SITES)} (default resid_post)")
     add("--out", required=True, metavar="DIR", help="folder of the shards")
-    add("--text", nargs="+", default=[], metavar="FILE", help="UTF-8 text, or .jsonl with \"text\" "
+    add("--text", nargs="+", default=[], metavar="FILE", help="UTF-8 text; .jsonl, .parquet or "
+        ".arrow with a document a row; or .bin with nothing but tokens "
         "(default: the language reference that Python carries, about 90,000 tokens)")
     add("--separator", default="<|endoftext|>", help="what stands between two documents of a text "
-        "file; \\n is a line end (default <|endoftext|>)")
+        "file; \\n is a line end; in a .bin file, that token (default <|endoftext|>)")
+    add("--text_column", default="text", metavar="NAME", help="of .jsonl, .parquet and .arrow: text, "
+        "or lists of tokens (default text)")
+    add("--token_dtype", default="uint16", choices=TOKEN_DTYPES, help="of .bin (default uint16)")
+    add("--slice", type=part_of_all, default="0/1", metavar="I/N", help="every N-th document from I "
+        "only, 0 <= I < N, into shards of its own: N harvests fill one folder")
     add("--rows", type=positive, help="rows in all, held-out ones included, before the norm filter "
         "(default: the whole text)")
     add("--context", type=positive, default=128, help="tokens the model sees together; a document "
@@ -87,7 +101,7 @@ def make_text(options):
     separator = options.separator.replace("\\n", "\n").replace("\\t", "\t")
     if not separator:
         raise ToolError(USAGE, "--separator is empty")
-    return TextFiles(options.text, separator)
+    return TextFiles(options.text, separator, options.text_column, options.token_dtype)
 
 
 def make_settings(options, source, text, targets):
@@ -105,7 +119,8 @@ def make_settings(options, source, text, targets):
         source.name, fingerprint(source), text.name, text.fingerprint(),
         tuple(t.name for t in targets), options.rows or 0, options.context, options.batch,
         options.dtype, options.compute, options.eval_fraction, options.drop_first,
-        options.prepend_bos, options.max_norm_multiple, options.shard_rows, options.seed)
+        options.prepend_bos, options.max_norm_multiple, options.shard_rows, options.seed,
+        options.slice)
 
 
 def check_context(options, config):
@@ -138,18 +153,20 @@ def set_up_torch(options) -> str:
 
 def expected_rows(settings, text, tokenizer, sample_bytes: int = 1 << 18) -> int:
     """An estimate, from the tokens per byte of the start of the text."""
+    from megadict_tools.text import document_tokens
+
     tokens = seen = 0
     for document in text.documents():
         piece = document[:sample_bytes]
-        tokens += len(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
-        seen += len(piece.encode())
+        tokens += sum(1 for _ in document_tokens(tokenizer, piece))
+        seen += len(piece.encode()) if isinstance(piece, str) else piece.nbytes
         if seen >= sample_bytes:
             break
     if not tokens:
         raise ToolError(BAD_DATA, f"the text '{text.name}' holds no token")
     body = settings.context - settings.prepend_bos
     rows = tokens * text.bytes / seen * (settings.context - settings.drop_first) / body
-    return min(settings.rows or round(rows), round(rows))
+    return min(settings.rows or round(rows), round(rows)) // settings.part[1]
 
 
 def check_space(folder: Path, needed: int):
@@ -182,7 +199,7 @@ def report(settings, out):
         if settings.max_norm_multiple:
             print(f"harvest: {name}: {dropped:,} rows above {settings.max_norm_multiple:g} x the "
                   f"median norm {out.state['median_norm'][name]:.4g} left out")
-    asked = settings.rows
+    asked = sum(settings.split_rows().values()) if settings.rows else 0
     if asked and sum(rows.values()) + max(out.state["dropped"].values()) < asked:
         print(f"harvest: the text holds fewer than the {asked:,} rows asked for")
 
@@ -196,6 +213,7 @@ def harvest(options, source, text, settings, targets, out):
     check_targets(config, targets)
     check_context(options, config)
     tokenizer = load_tokenizer(source)
+    text.use_tokenizer(tokenizer)
     bos = bos_token(options, tokenizer)
     held_out = held_out_of(text, options.eval_fraction, options.seed)
     rows = expected_rows(settings, text, tokenizer)
@@ -216,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     targets = [Target(site, layer) for layer in layers for site in SITES if site in options.site]
     source, text = find_source(options.model), make_text(options)
     settings = make_settings(options, source, text, targets)
-    out = OutputFolder(options.out, targets)
+    out = OutputFolder(options.out, targets, settings.part)
     out.claim(settings)
     if out.state["complete"]:
         print(f"harvest: '{out.path}' is complete: nothing to do")

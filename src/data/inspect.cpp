@@ -175,8 +175,12 @@ std::vector<std::string> data_info(const std::string& path_or_glob) {
 }
 
 VerifyReport verify_data_set(const std::string& path_or_glob) {
+  std::vector<std::string> paths = find_shards(path_or_glob);
+  if (const std::string eval = path_or_glob + "/eval"; folder_exists(eval)) {
+    const std::vector<std::string> held_out = find_shards(eval);
+    paths.insert(paths.end(), held_out.begin(), held_out.end());
+  }
   VerifyReport report;
-  const std::vector<std::string> paths = find_shards(path_or_glob);
   int64_t bytes = 0;
   for (const std::string& path : paths) bytes += file_size(path);
   Progress shown("verify", bytes >> 20, "MiB");
