@@ -4,7 +4,7 @@
 # Every clone of the repository shares that environment. A second call finds nothing to do.
 #
 #   tools/bootstrap.sh                  to build, harvest, train
-#   tools/bootstrap.sh --tests          also what tests/run.sh needs (the Python peers, SLURM)
+#   tools/bootstrap.sh --tests          also what tests/run.sh needs (the Python peers, SLURM, a browser)
 #   tools/bootstrap.sh --cpu-only-lib   only what compiling and running the C++ program needs
 #   tools/bootstrap.sh --sandbox        only SLURM and MPI, for tools/slurm_sandbox.sh
 #
@@ -19,7 +19,7 @@ build_packages="cmake ninja-build ccache g++ git openmpi-bin libopenmpi-dev libh
   libboost-program-options-dev nlohmann-json3-dev libfmt-dev libdnnl-dev libgtest-dev libgmock-dev
   librapidcheck-dev libbenchmark-dev python3 python3-venv"
 sandbox_packages="slurmctld slurmd slurm-client openmpi-bin libopenmpi-dev"
-test_packages="clang-format-14 shellcheck $sandbox_packages"
+test_packages="clang-format-14 shellcheck chromium $sandbox_packages"
 
 level=tools
 for argument in "$@"; do

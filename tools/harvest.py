@@ -10,7 +10,6 @@ goes on where the last complete shard ended. Nothing is ever downloaded.
 """
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,14 +19,8 @@ from megadict_tools.environment import use_environment
 
 use_environment()
 
-from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, main_guard)
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, add_quiet,
+                                   main_guard, positive)
 
 
 def fraction(text: str) -> float:
@@ -96,6 +89,7 @@ def make_parser() -> OneLineParser:
     add("--seed", type=int, default=0, help="draws the held-out documents (default 0)")
     add("--threads", type=positive, help="default: the processors this process may use")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    add_quiet(parser)
     return parser
 
 
@@ -147,7 +141,9 @@ def bos_token(options, tokenizer) -> int | None:
 def set_up_torch(options) -> str:
     import torch
 
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    from megadict_tools.environment import processors
+
+    torch.set_num_threads(options.threads or processors())
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ToolError(USAGE, "--device cuda: torch finds no GPU here")
     if options.device == "auto":
@@ -211,7 +207,7 @@ def report(settings, out):
 def harvest(options, source, text, settings, targets, out):
     from megadict_tools.harvest_run import Harvester
     from megadict_tools.models import check_targets, load_config, load_tokenizer
-    from megadict_tools.text import HeldOut, documents_up_to
+    from megadict_tools.text import held_out_of
 
     config = load_config(source)
     check_targets(config, targets)
@@ -219,15 +215,14 @@ def harvest(options, source, text, settings, targets, out):
     tokenizer = load_tokenizer(source)
     text.use_tokenizer(tokenizer)
     bos = bos_token(options, tokenizer)
-    first_run = round(1 / options.eval_fraction) + 1 if options.eval_fraction else 1
-    held_out = HeldOut(options.eval_fraction, options.seed, documents_up_to(text, first_run))
+    held_out = held_out_of(text, options.eval_fraction, options.seed)
     rows = expected_rows(settings, text, tokenizer)
 
     print(f"harvest: loading {source.name}", flush=True)
     harvester = Harvester(settings, source, text, held_out, tokenizer, bos, targets, out,
                           set_up_torch(options))
     announce(settings, out, harvester.probe(), rows, harvester.rows_done())
-    harvester.run(rows)
+    harvester.run(rows, options.quiet)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,9 @@
 
 #include "eval/metrics.h"
 #include "io/json_lines.h"
+#include "train/dead.h"
 #include "train/loop.h"
+#include "train/resample.h"
 
 namespace megadict {
 
@@ -14,9 +16,12 @@ class RunLog {
  public:
   RunLog(const Mesh& mesh, const TrainJob& job);
   void begin(const TrainState& state);
-  // `dead`: latents, -1 while unknown. `data_wait_s`: this rank's total so far of waiting for its
+  // `data_wait_s`: this rank's total so far of waiting for its
   // reader alone; rows on their way from other ranks count as communication.
-  void step(const TrainState& state, const StepResult& result, int64_t dead, double data_wait_s);
+  void step(const TrainState& state, const StepResult& result, const DeadCounts& counts,
+            double data_wait_s);
+  // Before the next step; `rows`: whose losses were looked at.
+  void resampled(const TrainState& state, const Resampled& done, int64_t rows, double seconds);
   // Also written to eval.json; the final one as final/eval.json too.
   void evaluation(const TrainState& state, const MetricReport& report, bool final);
   void end(const TrainState& state);

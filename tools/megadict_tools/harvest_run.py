@@ -86,9 +86,9 @@ class Harvester:
         return {t.name: float(np.median(np.concatenate(norms[t])[:CALIBRATION_ROWS]))
                 for t in self.targets}
 
-    def run(self, expected_rows: int):
+    def run(self, expected_rows: int, quiet: bool = False):
         """Makes every shard that is not there yet, then marks the folder complete."""
-        progress = Progress("harvest", expected_rows)
+        progress = Progress("harvest", expected_rows, quiet=quiet)
         rows = dict.fromkeys(SPLITS, 0)
         dropped = {t.name: 0 for t in self.targets}
         for unit in self.units():

@@ -326,6 +326,11 @@ def documents_up_to(source: TextSource, limit: int) -> int:
     return count
 
 
+def held_out_of(source: TextSource, fraction: float, seed: int) -> HeldOut:
+    first_run = round(1 / fraction) + 1 if fraction else 1
+    return HeldOut(fraction, seed, documents_up_to(source, first_run))
+
+
 def pieces(text: str) -> Iterator[str]:
     """Cuts very long text behind a line end, or anywhere where there is none."""
     start = 0
