@@ -103,9 +103,9 @@ def test_a_resume_at_the_resampling_gives_the_same_bits(megadict_bin, data, tmp_
 
 
 def test_usr1_around_resamplings_loses_nothing(megadict_bin, data, tmp_path):
-    """Every other step resamples: the signal falls into one, or beside it."""
-    fields = {**KILLS, "data__tokens": 101 * 1000, "dead__resample_steps": "every:2",
-              "log__every_steps": 1, **mesh_words((1, 2))}
+    """Every fourth step resamples: the signal falls into one, or beside it."""
+    fields = {**KILLS, "data__tokens": 101 * 400, "dead__resample_steps": "every:4",
+              "dead__resample_rows": 1000, "log__every_steps": 1, **mesh_words((1, 2))}
     whole_run, halves = tmp_path / "whole", tmp_path / "halves"
     done = run(megadict_bin, train_words(data, whole_run, **fields), ranks=2)
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_usr1_around_resamplings_loses_nothing(megadict_bin, data, tmp_path):
         seen = 0
         for line in process.stdout:
             seen += "start anew" in line or "no dead latents" in line
-            if seen == 40:
+            if seen == 20:
                 process.send_signal(signal.SIGUSR1)
         process.wait(timeout=60)
         if process.returncode == 0:
