@@ -19,6 +19,8 @@ Fields data_fields(DataConfig& c) {
   return {
       {"data.path", &c.path, "", "folder or glob of activation shards"},
       {"data.eval_path", &c.eval_path, "", "held-out shards; default PATH/eval where it exists"},
+      {"data.stage_dir", &c.stage_dir, "",
+       "folder on a disk of the node: shards are copied there first and read there"},
       {"data.batch_size", &c.batch_size, "rows", "global batch", between(1, 1e9), fixed},
       {"data.micro_batch_size", &c.micro_batch_size, "rows",
        "part of the batch handled at once; 0 = all", between(0, 1e9), notice},

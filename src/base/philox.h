@@ -22,6 +22,7 @@ enum class Purpose : uint32_t {
   resample = 10,
   auxk_stratum = 11,
   random_baseline = 20,
+  bootstrap = 30,
   test = 99,
 };
 

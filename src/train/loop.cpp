@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
 #include "io/json_file.h"
@@ -138,6 +139,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
   const TrainJob& job = run.job;
   release_free_memory();
   StepWorkspace workspace = make_workspace(run.state, job.kernels.encode);
+  Progress shown("train", job.step.total_steps, "steps", run.state.step);
   const ResampleSteps when = resample_steps(job.step.dead.resample_steps);
   while (run.state.step < job.step.total_steps) {
     Screen* screen = workspace.screen ? &*workspace.screen : nullptr;
@@ -155,6 +157,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
       run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),
                    stream.wait_seconds());
     if (run.state.step == job.step.total_steps) break;
+    shown.at(run.state.step);
     // Before an evaluation, which may outlast the time that a signal leaves.
     if (result.stop != StopRequest::none) return stop(run, result.stop);
     // And so is what there is to save.

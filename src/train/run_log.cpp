@@ -131,6 +131,8 @@ void RunLog::evaluation(const TrainState& state, const MetricReport& report, boo
   ordered_json out = metrics_json(report);
   out["step"] = state.step;
   out["tokens"] = state.tokens;
+  out["n_latents"] = state.dictionary.n;
+  out["d"] = state.dictionary.d;
   write_json(job_.run.dir + "/eval.json", out);
   if (final) write_json(job_.run.dir + "/final/eval.json", out);
   ordered_json line;
@@ -150,15 +152,22 @@ void RunLog::end(const TrainState& state) {
                   seconds, job_.run.dir));
 }
 
-void write_communication(const Mesh& mesh, const std::string& run) {
-  if (mesh.world->rank() != 0) return;
+ordered_json communication_by_axis(const Mesh& mesh) {
   ordered_json out;
-  out["mesh"] = mesh.name();
   for (const Communicator* axis : {mesh.world, mesh.feature.get(), mesh.data.get()}) {
     ordered_json& calls = out[axis->axis()] = ordered_json::object();
     for (const auto& [name, count] : axis->counts())
       calls[name] = {{"kind", count.kind}, {"calls", count.calls}, {"bytes", count.bytes}};
   }
+  return out;
+}
+
+void write_communication(const Mesh& mesh, const std::string& run, const ordered_json& at_start) {
+  if (mesh.world->rank() != 0) return;
+  ordered_json out;
+  out["mesh"] = mesh.name();
+  out.update(communication_by_axis(mesh));
+  out["start"] = at_start;
   write_json(run + "/communication.json", out);
 }
 

@@ -34,8 +34,11 @@ class RunLog {
   int64_t begin_tokens_ = 0, last_tokens_ = 0;
 };
 
-// RUN/communication.json: calls and received bytes of rank 0 by axis and collective, beside which
-// `megadict plan` can be held. Rank 0 writes.
-void write_communication(const Mesh& mesh, const std::string& run);
+// This rank's calls and received bytes so far by axis and collective.
+nlohmann::ordered_json communication_by_axis(const Mesh& mesh);
+// RUN/communication.json: rank 0's, and what of them the start took, beside which `megadict plan`
+// can be held. Rank 0 writes.
+void write_communication(const Mesh& mesh, const std::string& run,
+                         const nlohmann::ordered_json& at_start);
 
 }  // namespace megadict
