@@ -21,6 +21,7 @@ struct Trial {
   DType rows = DType::f32;
   double ema = 0;
   bool normalise = false;  // centred and scaled
+  int64_t stratum = 0;     // dead.auxk_stratum
 };
 
 // This rank's rows of W_enc, W_dec, b_enc and all of b_dec after the steps; with ema also their
@@ -39,6 +40,7 @@ Trained train(const Trial& run, Communicator& world, const MeshConfig& shape, bo
   bench.config.deterministic = deterministic;
   bench.config.optim.lr = 0.01;
   bench.config.dead.window_tokens = 4 * c.batch;
+  bench.config.dead.auxk_stratum = run.stratum;
   bench.config.total_steps = kSteps;
   if (run.normalise)
     state.normalization = {0.37, std::vector<float>(static_cast<size_t>(state.dictionary.d), 0.2f)};
@@ -104,6 +106,7 @@ INSTANTIATE_TEST_SUITE_P(
         Trial{{"topk", "topk", "linear", 61, 0, 0}},
         Trial{{"topk_auxk_lazy", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam_b1_0"}},
         Trial{{"topk_auxk_micro", "topk", "linear", 61, 16, 1.0 / 32}},
+        Trial{{"topk_auxk_strata", "topk", "linear", 61, 16, 1.0 / 32}, DType::f32, 0, false, 10},
         Trial{{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32}},
         Trial{{"relu_sign", "relu", "linear", 37, 10, 1.0 / 32, "fp32", "tokens", "sign_sgd"}},
         Trial{{"one_row", "topk", "linear", 1, 0, 1.0 / 32}},

@@ -24,3 +24,6 @@ megadict_test(train_overlap_nccl_test SOURCES train_overlap_test.cpp ROOMS comm 
 
 megadict_test(train_resample_test SOURCES train_resample_test.cpp ROOMS train
   RANKS 1 2 3 4 6 TIMEOUT 600 LABELS train TORCH)
+
+megadict_test(train_dead_test SOURCES train_dead_test.cpp ROOMS train
+  RANKS 1 2 3 4 6 TIMEOUT 300 LABELS train TORCH)

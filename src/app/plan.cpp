@@ -13,6 +13,7 @@
 #include "model/batch_topk.h"
 #include "model/topk.h"
 #include "train/encode_choice.h"
+#include "train/resample.h"
 #include "train/token_exchange.h"
 
 namespace megadict {
@@ -24,6 +25,8 @@ constexpr int64_t kCounter = 8;                   // int64 per latent
 constexpr int64_t kProgram = int64_t{224} << 20;  // one rank, however small its dictionary
 constexpr int64_t kScalars = 16;                  // words that ride with b_dec's gradient
 constexpr int64_t kBlockSums = 256;               // partial sums of b_dec in the one pass
+// A row of a resampling: its id, loss, square, weight and the end of its interval.
+constexpr int64_t kRowLoss = 5 * kDouble;
 // A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
 // histogram's copies.
 constexpr int64_t kListedEntry = 64;
@@ -231,6 +234,9 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.batch = config.data.batch_size;
   in.micro = config.data.micro_batch_size;
   in.k_aux = config.dead.auxk_alpha > 0 ? config.dead.k_aux : 0;
+  if (resample_steps(config.dead.resample_steps).first() > 0)
+    in.resample_rows =
+        rows > 0 ? std::min(rows, config.dead.resample_rows) : config.dead.resample_rows;
   in.sample_bytes = sample_bytes;
   in.queue = config.data.queue;
   in.shuffle_buffer = config.data.shuffle_buffer;
@@ -282,6 +288,28 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   return out;
 }
 
+std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int feature_size) {
+  if (in.resample_rows == 0) return {};
+  PlanInput of_rows = in;  // an encode and an exact decode of each row
+  of_rows.batch = in.resample_rows;
+  of_rows.sample_bytes = kFloat;
+  of_rows.deterministic = true;
+  of_rows.k_aux = 0;
+  std::vector<Transfer> out;
+  add_feature_axis(of_rows, data_size, feature_size, out);
+  std::erase_if(out,
+                [](const Transfer& one) { return one.name == std::string("residual gradient"); });
+  const int64_t ranks = int64_t{data_size} * feature_size;
+  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const int64_t blocks = ceil_div(in.resample_rows, in.micro);
+  out.push_back({"4", "largest code", "world", blocks * all_reduced(2 * kDouble)});
+  out.push_back({"-", "stop while resampling", "world", blocks * all_reduced(kDouble)});
+  out.push_back({"-", "row weights", "world", all_reduced(kDouble * in.resample_rows)});
+  out.push_back({"-", "who is dead", "feature",
+                 (feature_size - 1) * largest_shard(in.latents, feature_size)});
+  return out;
+}
+
 const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size) {
   if (in.clips) return "gradients";
   const auto moved = [&](bool tokens) {
@@ -329,6 +357,7 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   if (one_pass && data_size > 1)
     plan.buffers += in.lazy ? 2 * std::min(kRowPieceBytes, row * owned) : 0;
   plan.window = window_bytes(in, int64_t{data_size} * feature_size);
+  plan.resampling = kRowLoss * in.resample_rows;
   plan.program = kProgram;
   plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;
   return plan;

@@ -173,7 +173,7 @@ std::vector<int64_t> all_dead(const Mesh& mesh, const Dictionary& dictionary,
   mine.narrow(0, 0, dead_l.size(0)).copy_(dead_l);
   at::Tensor all = at::empty({mesh.feature_size(), widest}, mine.options());
   const at::Tensor& send = mine;
-  mesh.feature->all_gather(view_of(send), view_of(all), "dead latents");
+  mesh.feature->all_gather(view_of(send), view_of(all), "who is dead");
   std::vector<int64_t> dead;
   for (int f = 0; f < mesh.feature_size(); ++f) {
     const int64_t first = shard_of(dictionary.n, mesh.feature_size(), f).begin;
