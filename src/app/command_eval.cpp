@@ -77,13 +77,11 @@ struct Judged {
   SavedDictionary saved;  // this rank's shard
 };
 
-// Rank 0's answer on every rank: a run that goes on may save another meanwhile.
 std::string folder_of(const EvalOptions& own, Communicator& world) {
   const std::string path = own.checkpoint.empty() ? own.run : own.checkpoint;
   const bool foreign = own.weights == "last" && foreign_format(path) != nullptr;
-  std::string found;
-  if (world.rank() == 0) found = foreign ? path : find_checkpoint(path);
-  return broadcast_text(world, found, "dictionary");
+  return rank_zero_finds(
+      world, [&] { return foreign ? path : find_checkpoint(path); }, "dictionary");
 }
 
 Judged load_dictionary(const EvalOptions& own, const std::string& folder, const Mesh& mesh) {

@@ -15,6 +15,8 @@ constexpr Command kCommands[] = {
     {"train", "train one dictionary on the mesh; checkpoints, resumes, logs", run_train,
      help_train},
     {"eval", "metrics of a dictionary on held-out shards", run_eval, help_eval},
+    {"sweep", "a grid of training runs over groups of ranks or a job array; one table",
+     run_sweep_command, help_sweep},
     {"export", "write a dictionary in another tool's layout", run_export, help_export},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},

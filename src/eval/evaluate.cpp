@@ -5,6 +5,7 @@
 
 #include <numeric>
 
+#include "comm/agree.h"
 #include "data/batch_stream.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -90,7 +91,7 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
   std::vector<int64_t> ids(static_cast<size_t>(head));
   std::iota(ids.begin(), ids.end(), 0);
   std::vector<float> first(static_cast<size_t>(head * data.width()));
-  read_rows(data, ids, first.data());
+  agree(*mesh.world, [&] { read_rows(data, ids, first.data()); });
   MetricSums sums(dictionary.d, dictionary.n, dictionary.latents,
                   mean_row(first.data(), head, data.width()));
   at::Tensor fired_l =
@@ -98,7 +99,9 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
   for (int64_t begin = 0; begin < total; begin += args.batch_rows) {
     ids.resize(static_cast<size_t>(std::min(args.batch_rows, total - begin)));
     std::iota(ids.begin(), ids.end(), begin);
-    add_batch(mesh, dictionary, normalization, read_owned(mesh, data, ids), fired_l, sums);
+    MicroBatch micro;
+    agree(*mesh.world, [&] { micro = read_owned(mesh, data, ids); });
+    add_batch(mesh, dictionary, normalization, micro, fired_l, sums);
   }
   const at::Tensor fired = fired_l.to(at::kCPU).contiguous();
   sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
@@ -266,14 +267,16 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   const std::string name = fmt::format("step_{:09}", state.step);
   const std::string target = folder.empty() ? run + "/checkpoints/" + name : folder;
   const std::string temporary = target + ".tmp";
-  if (mesh.world->rank() == 0) {
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() != 0) return;
     std::filesystem::remove_all(temporary);
     make_folders(temporary);
-  }
+  });
   mesh.world->barrier("checkpoint folder");
-  write_part(mesh, temporary, state);
+  agree(*mesh.world, [&] { write_part(mesh, temporary, state); });
   mesh.world->barrier("checkpoint parts");
-  if (mesh.world->rank() == 0) {
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() != 0) return;
     write_json(temporary + "/state.json", state_json(mesh, data, seed, state, screens));
     sync_folder(temporary);
     // First the pointer: while it names nothing, the highest step counts, so none may be higher.
@@ -287,7 +290,7 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
     }
     rename_durably(temporary, target);
     std::filesystem::remove_all(target + ".old");
-  }
+  });
   mesh.world->barrier("checkpoint committed");
 }
 
