@@ -86,9 +86,7 @@ void refuse_unwritable(const std::string& run) {
                     : ::access(there.c_str(), W_OK | X_OK) != 0 ? errno
                                                                 : 0;
   if (error != 0)
-    fail(ExitCode::error,
-         fmt::format("cannot write run.dir {}: {}: {}", in_quotes(run), in_quotes(there),
-                     std::strerror(error)),
+    fail(ExitCode::error, fmt::format("cannot write '{}': {}", run, std::strerror(error)),
          "another run.dir");
 }
 
