@@ -50,9 +50,9 @@ TEST_F(SweepGrid, ListsMultiplyAndTheFirstVariesSlowest) {
 TEST_F(SweepGrid, ListedPointsComeWithEveryValueOfTheAxes) {
   const std::string listed = "[points]\nsmall = model.k=4 optim.lr=1e-3\nlarge = model.k=64\n";
   EXPECT_THAT(names(listed), ElementsAre("small", "large"));
-  EXPECT_THAT(names(listed + "[run]\nseed = 1, 2\n"),
-              ElementsAre("small_run.seed=1", "small_run.seed=2", "large_run.seed=1",
-                          "large_run.seed=2"));
+  EXPECT_THAT(
+      names(listed + "[run]\nseed = 1, 2\n"),
+      ElementsAre("small_run.seed=1", "small_run.seed=2", "large_run.seed=1", "large_run.seed=2"));
 }
 
 TEST_F(SweepGrid, SetReplacesWhatTheFileSays) {

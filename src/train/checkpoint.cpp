@@ -321,11 +321,25 @@ void remove_unfinished(const std::string& run) {
   }
 }
 
-void prune_checkpoints(const std::string& run, int keep) {
+int64_t milestone_of(int64_t step, double ratio) {
+  int64_t exponent = 0;
+  // Not by logarithms, which put 1000 below 10^3.
+  for (double power = ratio; power <= static_cast<double>(step); power *= ratio) ++exponent;
+  return exponent;
+}
+
+void prune_checkpoints(const std::string& run, const CheckpointConfig& config) {
   remove_unfinished(run);
   const std::vector<SavedStep> saved = saved_steps(run);
-  const size_t kept = std::min(saved.size(), static_cast<size_t>(keep));
-  for (size_t i = 0; i < saved.size() - kept; ++i) remove_checkpoint(saved[i].folder);
+  const size_t kept = std::min(saved.size(), static_cast<size_t>(config.keep));
+  // What is kept now is the first of its milestone later, too, whatever is removed.
+  const auto is_milestone = [&](size_t i) {
+    if (config.keep_ratio == 0) return false;
+    return i == 0 || milestone_of(saved[i].step, config.keep_ratio) !=
+                         milestone_of(saved[i - 1].step, config.keep_ratio);
+  };
+  for (size_t i = 0; i < saved.size() - kept; ++i)
+    if (!is_milestone(i)) remove_checkpoint(saved[i].folder);
 }
 
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdentity& run,

@@ -38,7 +38,7 @@ void save(Run& run, const std::string& folder) {
   write_checkpoint(run.mesh, run.job.run.dir, folder, run.job.identity, run.job.run.seed,
                    run.state);
   if (run.mesh.world->rank() == 0 && folder.empty())
-    prune_checkpoints(run.job.run.dir, run.job.checkpoint.keep);
+    prune_checkpoints(run.job.run.dir, run.job.checkpoint);
   release_free_memory();
   if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
 }
