@@ -55,6 +55,13 @@ TEST_F(SweepGrid, ListedPointsComeWithEveryValueOfTheAxes) {
       ElementsAre("small_run.seed=1", "small_run.seed=2", "large_run.seed=1", "large_run.seed=2"));
 }
 
+TEST_F(SweepGrid, QuotesKeepCommasTogether) {
+  const auto all = points("[dead]\nresample_steps = never, \"100,200\"\n");
+  ASSERT_EQ(all.size(), 2U);
+  EXPECT_EQ(all[1].settings.config.dead.resample_steps, "100,200");
+  EXPECT_EQ(points("[dead]\nresample_steps = \"100,200\"\n[run]\nseed = 1, 2\n").size(), 2U);
+}
+
 TEST_F(SweepGrid, SetReplacesWhatTheFileSays) {
   Grid grid = read_grid(file("[model]\nk = 16, 32\n"));
   add_to_grid(grid, "model.k=8, 9,10");

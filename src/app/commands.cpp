@@ -17,6 +17,8 @@ constexpr Command kCommands[] = {
     {"eval", "metrics of a dictionary on held-out shards", run_eval, help_eval},
     {"sweep", "a grid of training runs over groups of ranks or a job array; one table",
      run_sweep_command, help_sweep},
+    {"encode", "write the sparse codes of a data set", run_encode, help_encode},
+    {"compare", "how far dictionaries hold the same latents", run_compare, help_compare},
     {"export", "write a dictionary in another tool's layout", run_export, help_export},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},
@@ -35,7 +37,10 @@ std::string table_help(std::span<const Command> table, const std::string& prefix
   std::string text = fmt::format("usage: {} COMMAND [--name value ...]\n\n", prefix);
   for (const Command& command : table)
     text += fmt::format("  {:<10} {}\n", command.name, command.summary);
-  return text + fmt::format("\n{} COMMAND --help lists what a command takes.", prefix);
+  return text +
+         fmt::format(
+             "\n{} COMMAND --help lists what a command takes; --quiet leaves progress lines out.",
+             prefix);
 }
 
 int dispatch(std::span<const Command> table, const std::string& prefix, Launch& launch,

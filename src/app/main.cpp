@@ -25,7 +25,8 @@ int run(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (command == "train" || command == "sweep") install_stop_handlers();
   Launch launch(&argc, &argv);
-  const Args args(argv + 1, argv + argc);
+  Args args(argv + 1, argv + argc);
+  if (std::erase(args, "--quiet") > 0) set_quiet();
   int code = 0;
   if (!args.empty() && args.front() == "--version")
     say(fmt::format("megadict {}", version()));

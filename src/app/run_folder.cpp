@@ -78,7 +78,7 @@ void hold(const std::string& folder, FolderLock& lock) {
 }
 
 // Better said before the data are read than when the first file is to be written.
-void refuse_unwritable(const std::string& run) {
+void refuse_unwritable_run(const std::string& run) {
   std::string there = run;  // or the nearest folder that is
   while (!file_exists(there) && !folder_exists(there) && there != parent_folder(there))
     there = parent_folder(there);
@@ -136,7 +136,7 @@ StartPoint find_start(Communicator& world, const RunConfig& run) {
   StartPoint start;
   agree(world, [&] {
     if (world.rank() != 0) return;
-    refuse_unwritable(run.dir);
+    refuse_unwritable_run(run.dir);
     if (folder_exists(run.dir)) {
       hold(run.dir, start.lock);
       refuse_obstacles(run.dir);

@@ -38,14 +38,19 @@ std::string trimmed(const std::string& text) {
   return text.substr(first, text.find_last_not_of(" \t") - first + 1);
 }
 
-// "16, 32" to its parts.
+// "16, 32" to its parts; what stands between double quotes is one.
 std::vector<std::string> parts_of(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(separator, begin), text.size());
-    parts.push_back(trimmed(text.substr(begin, end - begin)));
-    begin = end + 1;
+  std::vector<std::string> parts = {""};
+  bool quoted = false;
+  for (const char c : text) {
+    if (c == '"')
+      quoted = !quoted;
+    else if (c == separator && !quoted)
+      parts.emplace_back();
+    else
+      parts.back() += c;
   }
+  for (std::string& part : parts) part = trimmed(part);
   return parts;
 }
 

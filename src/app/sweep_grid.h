@@ -5,8 +5,8 @@
 //   [points]
 //   small = model.n_latents=4096 optim.lr=1e-3     ; a listed point: with every value of the axes
 //
-// and `--set model.k=16,32,64`, which replaces the file's axis of that name. A name with one value
-// is the same at all points.
+// and `--set model.k=16,32,64`, which replaces the file's axis of that name. A name with one value is
+// the same at all points; a value with commas of its own stands between double quotes.
 #pragma once
 
 #include <string>
