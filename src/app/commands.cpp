@@ -15,6 +15,8 @@ constexpr Command kCommands[] = {
     {"train", "train one dictionary on the mesh; checkpoints, resumes, logs", run_train,
      help_train},
     {"eval", "metrics of a dictionary on held-out shards", run_eval, help_eval},
+    {"sweep", "a grid of training runs over groups of ranks or a job array; one table",
+     run_sweep_command, help_sweep},
     {"encode", "write the sparse codes of a data set", run_encode, help_encode},
     {"compare", "how far dictionaries hold the same latents", run_compare, help_compare},
     {"export", "write a dictionary in another tool's layout", run_export, help_export},

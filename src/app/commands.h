@@ -37,6 +37,8 @@ int run_train(Launch& launch, const Args& args);
 std::string help_train();
 int run_eval(Launch& launch, const Args& args);
 std::string help_eval();
+int run_sweep_command(Launch& launch, const Args& args);
+std::string help_sweep();
 int run_encode(Launch& launch, const Args& args);
 std::string help_encode();
 int run_compare(Launch& launch, const Args& args);

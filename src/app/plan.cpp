@@ -12,6 +12,7 @@
 #include "model/activations.h"
 #include "model/batch_topk.h"
 #include "model/topk.h"
+#include "train/checkpoint.h"
 #include "train/encode_choice.h"
 #include "train/resample.h"
 #include "train/token_exchange.h"
@@ -226,6 +227,21 @@ int64_t PlanInput::listed() const {
   return select == Select::batch ? list_width(k) : k;
 }
 
+namespace {
+
+// Checkpoints that checkpoint.keep_ratio keeps, at most: by time the first may come at any step.
+int64_t milestones(const Config& config) {
+  const CheckpointConfig& checkpoint = config.checkpoint;
+  const int64_t steps = config.data.tokens / config.data.batch_size;
+  if (checkpoint.keep_ratio <= 1 || steps < 1) return 0;
+  const int64_t first = checkpoint.every_minutes > 0 ? 1 : checkpoint.every_steps;
+  if (first < 1 || first > steps) return 0;
+  return 1 + milestone_of(steps, checkpoint.keep_ratio) -
+         milestone_of(first, checkpoint.keep_ratio);
+}
+
+}  // namespace
+
 PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, int64_t rows) {
   PlanInput in;
   in.width = width;
@@ -241,7 +257,7 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.queue = config.data.queue;
   in.shuffle_buffer = config.data.shuffle_buffer;
   in.rows = rows;
-  in.keep = config.checkpoint.keep;
+  in.keep = config.checkpoint.keep + milestones(config);
   const ActivationFn& activation = activation_named(config.model.activation);
   in.select = activation.whole_batch ? PlanInput::Select::batch
               : activation.has_k     ? PlanInput::Select::row

@@ -23,7 +23,7 @@ struct PlanInput {
   int64_t queue = 4;                // micro-batches read ahead
   int64_t shuffle_buffer = 262144;  // rows of a shuffling window
   int64_t rows = 0;                 // of the data set; 0 = not known, many
-  int64_t keep = 2;                 // checkpoints kept
+  int64_t keep = 2;                 // checkpoints kept, at most
   // Codes are the best of each row, the best of the batch, or all that are positive.
   enum class Select { row, batch, positive } select = Select::row;
   bool tied = false;

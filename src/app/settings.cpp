@@ -153,6 +153,9 @@ void check_config(const Config& config) {
         fmt::format("data.max_norm_multiple = {:g} would leave out half of the rows or more; "
                     "allowed: 0 (off), or 1 or more",
                     data.max_norm_multiple));
+  const double ratio = config.checkpoint.keep_ratio;
+  if (ratio != 0 && ratio <= 1)
+    refuse(fmt::format("checkpoint.keep_ratio = {:g}; allowed: 0 (off), or above 1", ratio));
   check_batch(data, {});
   const ModelConfig& model = config.model;
   const ActivationFn& activation = activation_named(model.activation);

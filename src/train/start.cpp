@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "data/batch_stream.h"
 #include "data/normalization.h"
 #include "model/activations.h"
@@ -50,7 +51,9 @@ void report(const Sample& sample) {
 Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, int64_t padded,
                         TrainState& state) {
   const std::string& folder = job.model.init_from;
-  const SavedDictionary saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index);
+  SavedDictionary saved;
+  agree(*mesh.world,
+        [&] { saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index); });
   const Dictionary& from = saved.dictionary;
   const auto differs = [&](const char* what, const auto& there, const auto& here) {
     if (there != here)
@@ -86,8 +89,10 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
 TrainState resumed_state(const Mesh& mesh, const TrainJob& job) {
   TrainState state;
   try {
-    read_checkpoint(mesh, job.resume_from, {job.resume_config, job.run.seed, job.model},
-                    job.identity, job.step.optim, job.device, state);
+    agree(*mesh.world, [&] {
+      read_checkpoint(mesh, job.resume_from, {job.resume_config, job.run.seed, job.model},
+                      job.identity, job.step.optim, job.device, state);
+    });
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_data) throw;
     throw Error(error.code(), error.what(), "--run.resume FOLDER takes another checkpoint",
@@ -103,7 +108,8 @@ TrainState start_state(const Mesh& mesh, const TrainJob& job) {
   const c10::NoGradGuard no_grad;
   if (!job.resume_from.empty()) return resumed_state(mesh, job);
   TrainState state;
-  const Sample sample = read_sample(job);
+  Sample sample;
+  agree(*mesh.world, [&] { sample = read_sample(job); });
   report(sample);
   state.normalization = sample.facts.normalization;
   state.var_total = sample.facts.var_total;
