@@ -1,7 +1,7 @@
 """Exported dictionaries in the tools they are for, and those tools' own files read back.
 
 The oracle is the native formula in fp64 (formats.md): h = (s(x - mean) - b_dec) W_enc^T + b_enc,
-z = act(h) (batchtopk: h where it is above the threshold), x_hat = (z W_dec + b_dec) / s + mean.
+z = act(h) (src/model/folding.h says which), x_hat = (z W_dec + b_dec) / s + mean.
 
 MEGADICT_EXPORT_FIXTURE   the helper that writes and reads dictionaries; otherwise build/<preset>/
 """
@@ -19,7 +19,8 @@ torch = pytest.importorskip("torch")
 from safetensors import safe_open  # noqa: E402
 
 PRESETS = ("release", "debug", "asan", "cuda")
-CASES = ("topk_linear", "topk_tied", "relu_linear", "relu_tied", "batchtopk_linear", "batchtopk_tied")
+ACTIVATIONS = ("topk", "relu", "batchtopk", "jumprelu", "gated", "prolu")
+CASES = tuple(f"{activation}_{decoder}" for activation in ACTIVATIONS for decoder in ("linear", "tied"))
 SCALES = ("unit", "trained")
 
 
@@ -39,7 +40,6 @@ class Native:
     tensors: dict
     activation: str
     k: int
-    threshold: float
     scale: float
     hook: str
 
@@ -48,17 +48,21 @@ class Native:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata()
             tensors = {name: file.get_tensor(name).double() for name in file.keys()}
-        return cls(tensors, facts["activation"], int(facts["k"]), float(facts["threshold"]), float(facts["scale"]),
-                   facts["hook"])
+        return cls(tensors, facts["activation"], int(facts["k"]), float(facts["scale"]), facts["hook"])
 
     def codes(self, x):
         t = self.tensors
-        h = (self.scale * (x.double() - t["mean"]) - t["b_dec"]) @ t["W_enc"].T + t["b_enc"]
+        g = (self.scale * (x.double() - t["mean"]) - t["b_dec"]) @ t["W_enc"].T
+        h = g + t["b_enc"] if "b_enc" in t else g
         if self.activation == "topk":
             value, index = h.topk(self.k, dim=-1)
             h = torch.zeros_like(h).scatter(-1, index, value)
-        if self.activation == "batchtopk":
-            h = h * (h > self.threshold)
+        if "threshold" in t:
+            h = h * (h > t["threshold"])
+        if self.activation == "prolu":
+            h = g * (h > 0)
+        if self.activation == "gated":
+            h = (g * t["r_mag"].exp() + t["b_mag"]) * (g + t["b_gate"] > 0)
         return h.clamp_min(0)
 
     def decode(self, z):
@@ -110,7 +114,8 @@ def test_saelens_computes_the_same(exported, case, scale):
     with torch.no_grad():
         codes = sae.encode(x)
         expect_same(native, x, codes, sae.decode(codes), latent_scale(native, scale))
-    assert sae.cfg.architecture() == {"topk": "topk", "relu": "standard", "batchtopk": "jumprelu"}[native.activation]
+    architectures = {"topk": "topk", "relu": "standard", "gated": "gated"}
+    assert sae.cfg.architecture() == architectures.get(native.activation, "jumprelu")
     assert sae.cfg.metadata.hook_name == "blocks.8.hook_resid_pre"
     assert sae.cfg.metadata.model_name == "gpt2"
     assert sae.cfg.metadata.megadict_step == 1000
@@ -143,7 +148,7 @@ def test_sparsify_finds_hookpoints_in_a_run(exported, tmp_path):
 def test_no_format_gets_what_it_cannot_hold(exported):
     for case in CASES:
         names = {path.name for path in (exported / case).iterdir()}
-        wanted = {"native.safetensors", "saelens.unit", "saelens.trained"}
+        wanted = {"native.safetensors", "saelens.unit", "saelens.trained", "openmoss.unit", "openmoss.trained"}
         if case.startswith("topk"):
             wanted |= {"sparsify.unit", "sparsify.trained"}
         assert names == wanted
@@ -216,7 +221,7 @@ def test_batchtopk_of_saelens_is_read(fixture_bin, tmp_path):
     sae.topk_threshold.fill_(1.25)
     sae.save_inference_model(tmp_path / "theirs")
     native = read_back(fixture_bin, tmp_path / "theirs", tmp_path / "ours.safetensors")
-    assert native.activation == "batchtopk" and native.threshold == 1.25
+    assert native.activation == "jumprelu" and (native.tensors["threshold"] == 1.25).all()
     theirs = SAE.load_from_disk(tmp_path / "theirs", device="cpu")
     x = native.rows()
     with torch.no_grad():
@@ -225,17 +230,49 @@ def test_batchtopk_of_saelens_is_read(fixture_bin, tmp_path):
         expect_same(native, x, codes, theirs.decode(codes), 1.0)
 
 
+@pytest.mark.parametrize("subtract", [False, True])
 @pytest.mark.parametrize("architecture", ["jumprelu", "gated"])
-def test_other_architectures_of_saelens_are_refused(fixture_bin, tmp_path, architecture):
+def test_other_architectures_of_saelens_are_read(fixture_bin, tmp_path, architecture, subtract):
     import sae_lens
 
     name = {"jumprelu": "JumpReLU", "gated": "Gated"}[architecture]
-    config = getattr(sae_lens, f"{name}SAEConfig")(d_in=10, d_sae=30)
+    config = getattr(sae_lens, f"{name}SAEConfig")(d_in=10, d_sae=30, apply_b_dec_to_input=subtract)
     sae = getattr(sae_lens, f"{name}SAE")(config)
     random_weights(sae)
     sae.save_model(tmp_path / "theirs")
-    answer = subprocess.run([fixture_bin, "read", tmp_path / "theirs", tmp_path / "x"],
-                            capture_output=True, text=True)
-    assert answer.returncode == 3
-    wanted = {"jumprelu": "a threshold of its own for each latent", "gated": "'gated' has no counterpart"}
-    assert wanted[architecture] in answer.stderr
+    native = read_back(fixture_bin, tmp_path / "theirs", tmp_path / "ours.safetensors")
+    x = native.rows()
+    with torch.no_grad():
+        codes = sae.encode(x)
+        expect_same(native, x, codes, sae.decode(codes), 1.0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_training_checkpoints_of_saelens_are_read(fixture_bin, tmp_path, rescale, scaled):
+    """The threshold as a scalar, compared with h |W_dec|; the factor on x beside the weights."""
+    from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+
+    sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(
+        d_in=10, d_sae=30, k=4.0, rescale_acts_by_decoder_norm=rescale,
+        normalize_activations="expected_average_only_in" if scaled else "none"))
+    random_weights(sae)
+    sae.topk_threshold.fill_(1.25)
+    sae.save_model(tmp_path / "theirs")
+    if scaled:
+        (tmp_path / "theirs" / "activation_scaler.json").write_text(
+            '{"scaling_factor": 0.4, "has_whitening": false}')
+    native = read_back(fixture_bin, tmp_path / "theirs", tmp_path / "ours.safetensors")
+    assert native.activation == "batchtopk" and native.k == 4
+    assert native.scale == (0.4 if scaled else 1.0)
+    if scaled:
+        sae.fold_activation_norm_scaling_factor(0.4)
+    sae.save_inference_model(tmp_path / "inference")
+    theirs = SAE.load_from_disk(tmp_path / "inference", device="cpu")
+    x = native.rows()
+    with torch.no_grad():
+        codes = theirs.encode(x)
+        want = native.codes(x)
+        assert 0 < (codes > 0).sum() < codes.numel() / 2
+        assert torch.equal(codes > 0, want > 0)
+        expect_close(theirs.decode(codes), native.decode(want), "reconstruction")
