@@ -140,7 +140,10 @@ struct Row {
 TEST(Folding, WhoHoldsWhat) {
   const std::vector<Row> rows = {{"saelens", {}},
                                  {"sparsify", {"relu", "batchtopk", "jumprelu", "gated", "prolu"}},
-                                 {"openmoss", {}}};
+                                 {"dictionary_learning", {}},
+                                 {"openmoss", {}},
+                                 {"openai", {"topk", "batchtopk", "jumprelu", "gated", "prolu"}},
+                                 {"gemma_npz", {"topk"}}};
   ASSERT_EQ(rows.size(), all_formats().size());
   for (const Row& row : rows)
     for (const std::string& activation : plain_activations()) {

@@ -28,14 +28,17 @@ TEST(Formats, WhatIsReadBackComputesTheSame) {
       for (const char* decoder : {"linear", "tied"})
         for (const ExportScale scale : {ExportScale::unit, ExportScale::trained}) {
           const SavedDictionary saved = random_dictionary(activation, decoder);
+          // F3 gives each latent a factor and a threshold of its own: model_folding_test.
+          if (format.unit_rows && saved.dictionary.tied()) continue;
           if (!problem_of(format, saved, scale).empty()) continue;
           SCOPED_TRACE(std::string(format.name) + " " + activation + " " + decoder);
           const TempFolder folder;
           export_dictionary(saved, format, scale, folder / "blocks.8.hook_resid_pre");
           const SavedDictionary back = load_foreign(folder / "blocks.8.hook_resid_pre");
-          EXPECT_EQ(back.hook, saved.hook);
-          EXPECT_EQ(back.source_model, "gpt2");
-          EXPECT_EQ(back.layer, 8);
+          const bool nameless = format.name == "openai" || format.name == "gemma_npz";
+          EXPECT_EQ(back.hook, nameless ? "" : saved.hook);
+          EXPECT_EQ(back.source_model, nameless ? "" : "gpt2");
+          EXPECT_EQ(back.layer, nameless ? -1 : 8);
           EXPECT_EQ(back.dictionary.config.activation, activation);
           const double s = saved.normalization.scale;
           expect_same_function(saved, back, scale == ExportScale::unit ? s : 1.0);

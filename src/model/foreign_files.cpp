@@ -11,6 +11,8 @@
 
 #include "base/error.h"
 #include "io/json_file.h"
+#include "io/npz.h"
+#include "io/pt_file.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -116,10 +118,42 @@ ForeignTensors open_safetensors(const std::string& path) {
   return out;
 }
 
+ForeignTensors open_pt(const std::string& path) {
+  const auto file = std::make_shared<PtFile>(PtFile::open(path));
+  ForeignTensors out{path, {}, file->texts()};
+  for (const PtTensor& tensor : file->tensors())
+    out.tensors.push_back({tensor.name, std::string(name_of(tensor.dtype)), is_float(tensor.dtype),
+                           tensor.shape,
+                           [file, &tensor](float* to) { file->read_as_float(tensor, to); }});
+  return out;
+}
+
+ForeignTensors open_npz(const std::string& path) {
+  const auto file = std::make_shared<NpzFile>(NpzFile::open(path));
+  ForeignTensors out{path, {}};
+  for (const NpzArray& array : file->arrays())
+    out.tensors.push_back({array.name, std::string(name_of(array.header.dtype)),
+                           is_float(array.header.dtype), array.header.shape,
+                           [file, &array](float* to) { file->read_as_float(array, to); }});
+  return out;
+}
+
 }  // namespace
 
 ForeignTensors open_tensors(const std::string& path) {
+  if (path.ends_with(".pt")) return open_pt(path);
+  if (path.ends_with(".npz")) return open_npz(path);
   return open_safetensors(path);
+}
+
+double read_number(const ForeignTensors& file, const std::string& name) {
+  const ForeignTensor& entry = file.at(name);
+  if (!entry.shape.empty())
+    fail(ExitCode::bad_data, fmt::format("cannot read '{}': '{}' is [{}], not one number",
+                                         file.path, name, fmt::join(entry.shape, ",")));
+  float value = 0;
+  entry.read(&value);
+  return value;
 }
 
 at::Tensor read_tensor(const ForeignTensors& file, const std::string& name,

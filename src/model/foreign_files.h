@@ -40,7 +40,7 @@ class ForeignConfig {
   nlohmann::json object_;
 };
 
-// One tensor of a file, and how to get it as fp32.
+// One tensor of a file, and how to get it as fp32 (integers, too, where the file's kind can).
 struct ForeignTensor {
   std::string name, stored_dtype;
   bool is_float = false;
@@ -56,12 +56,14 @@ struct ForeignTensors {
   const ForeignTensor* find(const std::string& name) const;  // nullptr if absent
   const ForeignTensor& at(const std::string& name) const;    // exit 3, naming what it holds
 };
-// By the file's ending: .safetensors. Exit 3 for what cannot be read.
+// By the file's ending: .safetensors, .pt, .npz. Exit 3 for what cannot be read.
 ForeignTensors open_tensors(const std::string& path);
 
 // A float tensor of exactly this shape, as fp32. Exit 3 otherwise.
 at::Tensor read_tensor(const ForeignTensors& file, const std::string& name,
                        const std::vector<int64_t>& shape);
+// One number, an integer or a fraction.
+double read_number(const ForeignTensors& file, const std::string& name);
 // Exit 3 where the file holds other tensors than these.
 void expect_tensors(const ForeignTensors& file, const std::vector<std::string>& names);
 
@@ -76,6 +78,9 @@ int64_t layer_of_hook(const std::string& hook);
 
 extern const Format kSaelensFormat;
 extern const Format kSparsifyFormat;
+extern const Format kDictionaryLearningFormat;
 extern const Format kOpenmossFormat;
+extern const Format kOpenaiFormat;
+extern const Format kGemmaNpzFormat;
 
 }  // namespace megadict

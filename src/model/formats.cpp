@@ -159,7 +159,8 @@ SavedDictionary saved_of(PlainDictionary plain, const std::string& path) {
 }
 
 std::span<const Format> all_formats() {
-  static const Format formats[] = {kSaelensFormat, kSparsifyFormat, kOpenmossFormat};
+  static const Format formats[] = {kSaelensFormat,  kSparsifyFormat, kDictionaryLearningFormat,
+                                   kOpenmossFormat, kOpenaiFormat,   kGemmaNpzFormat};
   return formats;
 }
 
@@ -236,7 +237,9 @@ PlainDictionary load_plain(const std::string& path, const Format* format) {
   if (format == nullptr)
     fail(ExitCode::bad_data, fmt::format("'{}' is no dictionary of a known format", path),
          "saelens: cfg.json and sae_weights.safetensors; sparsify: cfg.json and sae.safetensors "
-         "(in a hookpoint's folder); openmoss: config.json and sae_weights.safetensors");
+         "(in a hookpoint's folder); dictionary_learning: config.json and ae.pt; openmoss: "
+         "config.json "
+         "and sae_weights.safetensors; openai: autoencoder.pt; gemma_npz: params.npz");
   PlainDictionary plain = format->read(path);
   check_finite(plain, fmt::format("cannot use '{}'", path));
   return absorbed(std::move(plain));

@@ -145,12 +145,83 @@ def test_sparsify_finds_hookpoints_in_a_run(exported, tmp_path):
     assert list(Sae.load_many(str(tmp_path), local=True)) == ["layers.3", "layers.10"]
 
 
+def dictionary_learning_class(native):
+    return {"relu": "AutoEncoder", "topk": "AutoEncoderTopK", "batchtopk": "BatchTopKSAE",
+            "gated": "GatedAutoEncoder"}.get(native.activation, "JumpReluAutoEncoder")
+
+
+def unit_rows_factor(native):
+    """What codes are divided by where decoder rows are made unit: s / |w_dec|."""
+    return native.scale / native.tensors["W_dec"].norm(dim=1)
+
+
+def cases_in(format_name, cases=CASES):
+    left_out = {"dictionary_learning": ("topk_tied", "batchtopk_tied"), "gemma_npz": ("topk_linear", "topk_tied")}
+    return [case for case in cases if case not in left_out[format_name]]
+
+
+@pytest.mark.parametrize("case", cases_in("dictionary_learning"))
+def test_dictionary_learning_computes_the_same(exported, case):
+    from dictionary_learning.utils import load_dictionary
+
+    native = Native.load(exported / case / "native.safetensors")
+    dictionary, config = load_dictionary(exported / case / "dictionary_learning.unit", "cpu")
+    assert type(dictionary).__name__ == config["trainer"]["dict_class"] == dictionary_learning_class(native)
+    assert config["trainer"]["layer"] == 8 and config["trainer"]["lm_name"] == "gpt2"
+    x = native.rows()
+    with torch.no_grad():
+        codes = dictionary.encode(x)
+        expect_same(native, x, codes, dictionary.decode(codes), unit_rows_factor(native))
+    decoder = dictionary.W_dec.T if hasattr(dictionary, "W_dec") else dictionary.decoder.weight
+    assert (decoder.norm(dim=0) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("decoder", ["linear", "tied"])
+def test_openai_files_compute_the_same(exported, decoder, scale):
+    """The package is on no registry: its formula by hand, from the file as its reader wants it."""
+    native = Native.load(exported / f"relu_{decoder}" / "native.safetensors")
+    state = torch.load(exported / f"relu_{decoder}" / f"openai.{scale}" / "autoencoder.pt", weights_only=True)
+    assert state["activation"] == "ReLU" and state["activation_state_dict"] == {}
+    n, d = state["encoder.weight"].shape
+    shapes = {"pre_bias": (d,), "latent_bias": (n,), "encoder.weight": (n, d), "decoder.weight": (d, n),
+              "stats_last_nonzero": (n,), "latents_activation_frequency": (n,), "latents_mean_square": (n,)}
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    assert len(state) == len(shapes) + 2 and state["stats_last_nonzero"].dtype == torch.int64
+    x = native.rows()
+    codes = torch.relu((x - state["pre_bias"]) @ state["encoder.weight"].T + state["latent_bias"])
+    expect_same(native, x, codes, codes @ state["decoder.weight"].T + state["pre_bias"], latent_scale(native, scale))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("case", cases_in("gemma_npz"))
+def test_gemma_archives_compute_the_same(exported, monkeypatch, case, scale):
+    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    path = exported / case / f"gemma_npz.{scale}" / "params.npz"
+    monkeypatch.setattr(loaders, "hf_hub_download", lambda *_, **__: str(path))
+    monkeypatch.setattr(loaders, "get_gemma_2_config_from_hf", lambda *_, **__: {"d_in": 12})
+    _, state, _ = loaders.gemma_2_sae_huggingface_loader("any/repo", "layer_8/width_16k")
+    native = Native.load(exported / case / "native.safetensors")
+    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=12, d_sae=40, apply_b_dec_to_input=False))
+    sae.load_state_dict(state)
+    x = native.rows()
+    with torch.no_grad():
+        codes = sae.encode(x)
+        factor = unit_rows_factor(native) if scale == "unit" else 1.0
+        expect_same(native, x, codes, sae.decode(codes), factor)
+
+
 def test_no_format_gets_what_it_cannot_hold(exported):
     for case in CASES:
         names = {path.name for path in (exported / case).iterdir()}
-        wanted = {"native.safetensors", "saelens.unit", "saelens.trained", "openmoss.unit", "openmoss.trained"}
-        if case.startswith("topk"):
-            wanted |= {"sparsify.unit", "sparsify.trained"}
+        both = ["saelens", "openmoss"]
+        both += ["sparsify"] if case.startswith("topk") else ["gemma_npz"]
+        both += ["openai"] if case.startswith("relu") else []
+        wanted = {"native.safetensors"} | {f"{name}.{scale}" for name in both for scale in SCALES}
+        if case in cases_in("dictionary_learning"):
+            wanted.add("dictionary_learning.unit")
         assert names == wanted
 
 
@@ -276,3 +347,58 @@ def test_training_checkpoints_of_saelens_are_read(fixture_bin, tmp_path, rescale
         assert 0 < (codes > 0).sum() < codes.numel() / 2
         assert torch.equal(codes > 0, want > 0)
         expect_close(theirs.decode(codes), native.decode(want), "reconstruction")
+
+
+@pytest.mark.parametrize("architecture", ["AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder",
+                                          "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"])
+def test_files_of_dictionary_learning_are_read(fixture_bin, tmp_path, architecture):
+    """As its trainers save them: a state_dict, some of its tensors with strides of their own."""
+    import json
+
+    from dictionary_learning import dictionary
+    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
+
+    modules = {"AutoEncoderTopK": top_k, "BatchTopKSAE": batch_top_k, "MatryoshkaBatchTopKSAE": matryoshka_batch_top_k}
+    arguments = {"AutoEncoderTopK": (4,), "BatchTopKSAE": (4,), "MatryoshkaBatchTopKSAE": (4, [10, 20])}
+    theirs = getattr(modules.get(architecture, dictionary), architecture)(10, 30, *arguments.get(architecture, ()))
+    random_weights(theirs)
+    if architecture in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        theirs.threshold.fill_(0.75)
+    folder = tmp_path / "trainer_0"
+    folder.mkdir()
+    torch.save(theirs.state_dict(), folder / "ae.pt")
+    trainer = {"dict_class": architecture, "activation_dim": 10, "dict_size": 30, "layer": 3, "lm_name": "x"}
+    if architecture in arguments:
+        trainer["k"] = 4
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 128}}))
+    native = read_back(fixture_bin, folder, tmp_path / "ours.safetensors")
+    x = native.rows()
+    with torch.no_grad():
+        codes = theirs.encode(x)
+        expect_same(native, x, codes, theirs.decode(codes), 1.0)
+
+
+def test_pickles_that_do_something_are_refused(fixture_bin, tmp_path):
+    """An object in the file is named and never made."""
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    (tmp_path / "config.json").write_text('{"trainer": {"dict_class": "AutoEncoder", "activation_dim": 2, "dict_size": 2}}')
+    torch.save({"bias": torch.zeros(2), "encoder.weight": Trap()}, tmp_path / "ae.pt")
+    answer = subprocess.run([fixture_bin, "read", tmp_path, tmp_path / "x"], capture_output=True, text=True)
+    assert answer.returncode == 3 and "names the Python object 'posix mkdir'" in answer.stderr
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_compressed_and_odd_archives_are_refused(fixture_bin, tmp_path):
+    import numpy
+
+    for name, save, reason in [
+            ("compressed", lambda path: numpy.savez_compressed(path, W_enc=numpy.zeros((2, 3), "f4")), "is compressed"),
+            ("objects", lambda path: numpy.savez(path, W_enc=numpy.array([{}])), "Python objects"),
+            ("fortran", lambda path: numpy.savez(path, W_enc=numpy.zeros((2, 3), "f4", order="F")), "Fortran order")]:
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "params.npz")
+        answer = subprocess.run([fixture_bin, "read", tmp_path / name, tmp_path / "x"], capture_output=True, text=True)
+        assert answer.returncode == 3 and reason in answer.stderr and answer.stderr.count("\n") == 1
