@@ -8,6 +8,7 @@ namespace megadict {
 
 inline constexpr const char* kEncoders[] = {"linear"};
 inline constexpr const char* kDecoders[] = {"linear", "tied"};
+inline constexpr const char* kBDecStarts[] = {"geometric_median", "mean", "zero"};
 inline constexpr int64_t kMostLatents = 2147483648;  // latent indices travel as 32-bit integers
 
 struct ModelConfig {
@@ -18,7 +19,8 @@ struct ModelConfig {
   int64_t k = 32;                   // topk: of each row; batchtopk: on average of a batch
   double l1_coefficient = 1.0;      // relu; weighted by decoder norm, divided by var_total
   int64_t l1_warmup_steps = 2000;   // linear from 0
-  std::string init_from;            // another dictionary: run or checkpoint folder, "" = fresh
+  std::string b_dec_start = "geometric_median";  // of the sample; or mean | zero
+  std::string init_from;  // another dictionary: run or checkpoint folder, "" = fresh
 };
 
 }  // namespace megadict

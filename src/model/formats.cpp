@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/file.h"
 #include "io/staged_folder.h"
 #include "model/activations.h"
@@ -212,9 +213,12 @@ void export_dictionary(PlainDictionary plain, const Format& format, ExportScale 
   const bool unit_rows = format.unit_rows && scale == ExportScale::unit;
   const FoldTo to{std::string(held.as), scale, unit_rows, held.subtracts_b_dec,
                   format.least_threshold};
+  progress("export: folding");
   const PlainDictionary out = folded(std::move(plain), to);
   check_finite(out, "cannot export");
+  progress("export: writing");
   format.write(out, note, making.path());
+  progress("export: reading back what was written");
   check_written(out, format, making.path());
   making.commit();
 }
