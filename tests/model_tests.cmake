@@ -1,3 +1,4 @@
+megadict_test(model_folding_test SOURCES model_folding_test.cpp ROOMS model LABELS model TORCH)
 megadict_test(model_formats_test SOURCES model_formats_test.cpp ROOMS model LABELS model TORCH)
 megadict_test(model_foreign_files_test SOURCES model_foreign_files_test.cpp ROOMS model LABELS model TORCH)
 

@@ -26,7 +26,7 @@ OptionSet options(ExportOptions& own) {
   return {
       .command = "export",
       .summary = "Writes a dictionary for another tool: it takes raw rows and returns raw rows.",
-      .fields = {{"run.dir", &own.run, "", "folder of the run"},
+      .fields = {{"run.dir", &own.run, "", "folder of the run, or of another tool's dictionary"},
                  {"checkpoint", &own.checkpoint, "", "this one instead of the newest weights"},
                  {"format", &own.format, "", "the tool", one_of(format_names())},
                  {"out", &own.out, "", "folder to make"},
@@ -52,8 +52,13 @@ int run_export(Launch& launch, const Args& args) {
     fail_agreed(ExitCode::usage, fmt::format("megadict export runs as one process, not as {} ranks",
                                              launch.facts().ranks));
   const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
-  export_dictionary(load_saved(folder, own.weights), format_named(own.format),
-                    export_scale_named(own.scale), own.out);
+  const Format& format = format_named(own.format);
+  const ExportScale scale = export_scale_named(own.scale);
+  // From one tool to another, also what training has no model of.
+  if (own.weights == "last" && foreign_format(folder) != nullptr)
+    export_dictionary(load_plain(folder), format, scale, own.out);
+  else
+    export_dictionary(load_saved(folder, own.weights), format, scale, own.out);
   say(fmt::format("wrote {} as {} to {}", folder, own.format, own.out));
   return 0;
 }
