@@ -162,6 +162,21 @@ TEST(PlanCounts, BatchTopkStep) {
   }
 }
 
+TEST(PlanCounts, MatryoshkaStep) {
+  for (const char* exchange : {"gradients", "tokens"}) {
+    Config config = small();
+    config.mesh.exchange = exchange;
+    config.model.matryoshka = "10,0.5";
+    compare(config, false);
+    config.data.micro_batch_size = 17;
+    compare(config, true);
+  }
+  Config config = small();
+  config.model.matryoshka = "10,0.5";
+  config.run.deterministic = true;
+  compare(config, true);
+}
+
 // Every row of a shard lists all of it: one selection is enough.
 TEST(PlanCounts, BatchTopkOfWholeShards) {
   Config config = small();

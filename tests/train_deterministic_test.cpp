@@ -108,6 +108,8 @@ INSTANTIATE_TEST_SUITE_P(
         Trial{{"relu_sign", "relu", "linear", 37, 10, 1.0 / 32, "fp32", "tokens", "sign_sgd"}},
         Trial{{"one_row", "topk", "linear", 1, 0, 1.0 / 32}},
         Trial{{"batchtopk_ema", "batchtopk", "linear", 61, 0, 1.0 / 32}, DType::f32, 0.9},
+        Trial{{"matryoshka", "batchtopk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
+               nullptr, "1,0.25,70,129"}},
         Trial{{"half_normalised", "topk", "linear", 61, 16, 0}, DType::f16, 0, true},
         Trial{{"bfloat_tied_ema", "topk", "tied", 61, 0, 0}, DType::bf16, 0.99, true}),
     [](const auto& row) { return row.param.c.name; });

@@ -113,6 +113,14 @@ void expect_parity(const Case& c, const Problem& p) {
 // The tensor operations in chunks of five rows.
 const KernelSet kSmallChunks = tensor_kernel_set<8192>("tensor_small_chunks");
 
+// Prefixes that end inside shards, of one latent and of nearly all.
+Case matryoshka(const char* name, const char* activation, const char* decoder, int64_t batch,
+                int64_t micro, double auxk_alpha, const char* exchange = "tokens",
+                const KernelSet* kernels = nullptr) {
+  return {name,   activation, decoder, batch,   micro,          auxk_alpha,
+          "fp32", exchange,   "adam",  kernels, "1,0.25,70,129"};
+}
+
 class Parity : public testing::TestWithParam<Case> {
  protected:
   KernelsOf kernels_{GetParam()};
@@ -174,6 +182,14 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"batchtopk_screened_bf16", "batchtopk", "tied", 61, 0, 1.0 / 32, "screen_bf16"},
         Case{"batchtopk_one_row", "batchtopk", "linear", 1, 0, 1.0 / 32},
         Case{"batchtopk_screened_one_row", "batchtopk", "tied", 1, 0, 0, "screen_int8"},
+        matryoshka("matryoshka", "batchtopk", "linear", 61, 0, 1.0 / 32),
+        matryoshka("matryoshka_topk_micro", "topk", "linear", 61, 16, 1.0 / 32),
+        matryoshka("matryoshka_topk_gradients", "topk", "linear", 61, 16, 1.0 / 32, "gradients"),
+        matryoshka("matryoshka_tied", "batchtopk", "tied", 61, 0, 0),
+        matryoshka("matryoshka_relu", "relu", "linear", 37, 10, 1.0 / 32),
+        matryoshka("matryoshka_one_row", "batchtopk", "linear", 1, 0, 0),
+        matryoshka("matryoshka_tensors", "batchtopk", "linear", 61, 0, 1.0 / 32, "tokens",
+                   &kSmallChunks),
         Case{"relu", "relu", "linear", 61, 0, 0},
         Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
         Case{"relu_tied", "relu", "tied", 5, 0, 0},

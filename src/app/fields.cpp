@@ -53,6 +53,10 @@ Fields model_fields(ModelConfig& c) {
        "relu: weight of sum |z| |w_dec| beside |x - xhat|^2", at_least(0), fixed},
       {"model.l1_warmup_steps", &c.l1_warmup_steps, "steps", "relu: penalty rises from 0",
        between(0, 1e12), fixed},
+      {"model.matryoshka", &c.matryoshka, "latents",
+       "prefixes that reconstruct alone, as 64,0.25,1024; below 1 = shares", anything(), fixed},
+      {"model.matryoshka_weights", &c.matryoshka_weights, "",
+       "of the prefixes in the loss; default: alike, sum 1", anything(), fixed},
       {"model.init_from", &c.init_from, "", "start from this run or checkpoint folder's weights",
        anything(), fixed},
   };

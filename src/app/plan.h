@@ -26,6 +26,7 @@ struct PlanInput {
   int64_t keep = 2;                 // checkpoints kept
   // Codes are the best of each row, the best of the batch, or all that are positive.
   enum class Select { row, batch, positive } select = Select::row;
+  int64_t levels = 1;  // of a matryoshka dictionary: each has a reconstruction
   bool tied = false;
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps

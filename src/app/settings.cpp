@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "kernels/screen_product.h"
 #include "model/activations.h"
+#include "model/matryoshka.h"
 #include "train/schedule.h"
 
 namespace megadict {
@@ -47,6 +48,7 @@ void resolve_model(Settings& settings, const DataFacts& facts) {
   if (activation_named(model.activation).has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));
+  levels_of(model, model.n_latents);
 }
 
 // Two digits: nobody can tell rates apart better.

@@ -18,7 +18,10 @@ struct ModelConfig {
   int64_t k = 32;                   // topk: of each row; batchtopk: on average of a batch
   double l1_coefficient = 1.0;      // relu; weighted by decoder norm, divided by var_total
   int64_t l1_warmup_steps = 2000;   // linear from 0
-  std::string init_from;            // another dictionary: run or checkpoint folder, "" = fresh
+  // Prefixes of the latents that reconstruct alone, "64,0.25,1024": sizes, or shares where below 1.
+  std::string matryoshka;
+  std::string matryoshka_weights;  // of the prefixes in the loss; "" = alike, sum 1
+  std::string init_from;           // another dictionary: run or checkpoint folder, "" = fresh
 };
 
 }  // namespace megadict

@@ -53,11 +53,12 @@ struct Decoding {
 // Collective over feature; training with an activation over the whole batch: over the mesh.
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                 const EncodeWith& with = {}, Sums sums = Sums::fast);
-// The same in three steps: all but the residual; the decode's start; the residual.
+// The same in three steps: all but the residual; the decode's start, of all codes or of some; the
+// residual, from which the next reconstruction is added to it.
 Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                     const EncodeWith& with);
 Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
-                              Sums sums, Forward& fwd);
+                              const Codes& codes, Sums sums, Forward& fwd);
 void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd);
 
 // Sum over a data row's shards of value * w_dec row at the rows' owners: [slot, d]. `latents`: of

@@ -7,6 +7,7 @@
 
 #include <limits>
 
+#include "model/matryoshka.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -122,6 +123,15 @@ struct Pass {
     return SumForward::apply(z.mm(w_dec), comm);
   }
 
+  // x_hat - b_dec of each prefix of the latents.
+  std::vector<at::Tensor> prefixes(const at::Tensor& z) const {
+    std::vector<at::Tensor> out;
+    const at::Tensor id = at::arange(z.size(1)) + dictionary.latents.begin;
+    for (const Level& level : levels_of(dictionary.config, dictionary.n))
+      out.push_back(decode(z * id.lt(level.latents.end), p.w_dec));
+    return out;
+  }
+
   // Terms of the loss, as sums over my data row's tokens divided by B.
   at::Tensor auxk(const at::Tensor& v, const at::Tensor& residual, double target) const {
     double dead = args.dead_l.sum().item<double>();
@@ -169,10 +179,15 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const at::Tensor xc = x - p.b_dec;
   const at::Tensor v = at::addmm(p.b_enc, SumBackward::apply(xc, comm), p.w_enc.t());
   const at::Tensor z = selected(mesh, dictionary, rows, v).relu();
-  const at::Tensor residual = pass.decode(z, p.w_dec) - xc;
+  const std::vector<at::Tensor> prefixes = pass.prefixes(z);
+  const std::vector<Level> levels = levels_of(dictionary.config, dictionary.n);
+  const at::Tensor residual = prefixes.back() - xc;
   const at::Tensor square = residual.square().sum();
   // The reconstruction terms are the same on every rank of a feature row, L1 is each shard's own.
-  at::Tensor shared = square / (batch * args.var_total);
+  at::Tensor shared = at::zeros({});
+  for (size_t i = 0; i < levels.size(); ++i)
+    shared = shared + (prefixes[i] - xc).square().sum() * levels[i].weight;
+  shared = shared / (batch * args.var_total);
   const at::Tensor l1 = (z * p.w_dec.norm(2, 1)).sum() * (args.l1 / (batch * args.var_total));
   if (args.auxk_alpha > 0)
     shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));

@@ -15,6 +15,7 @@
 #include "base/philox.h"
 #include "model/activations.h"
 #include "model/auxk.h"
+#include "model/matryoshka.h"
 #include "model/tensor_views.h"
 #include "train/dead.h"
 #include "train/exact_b_dec.h"
@@ -39,6 +40,7 @@ struct Step {
   AuxK aux = {};
   StepSums sums = {};
   StageSeconds seconds = {};
+  std::vector<Level> levels = {};
   double l1_weight = 0;  // L1 coefficient, warmed up, over var_total
   bool one_pass = true;
   std::vector<BatchPart> parts = {};   // of an update in one pass
@@ -51,6 +53,8 @@ void begin(Step& step) {
   const TrainState& state = step.state;
   step.one_pass = in_one_pass(step.mesh, step.config.optim, step.config.exchange);
   const ModelConfig& model = state.dictionary.config;
+  step.levels = levels_of(model, state.dictionary.n);
+  step.sums.prefix_squares.assign(step.levels.size() - 1, 0);
   step.work.fired_l.zero_();
   step.work.gradients.b_dec_d.zero_();
   if (activation_named(model.activation).has_l1)
@@ -110,9 +114,12 @@ struct Micro {
   Arriving raw = {};
   Rows rows = {};
   Forward fwd = {};
-  Decoding decoding = {};
-  Arriving g = {};
-  ArrivingPart part = {};
+  struct OfLevel {
+    Decoding decoding = {};
+    Arriving g = {};
+    ArrivingPart part = {};
+  };
+  std::vector<OfLevel> levels = {};
 };
 
 void start_rows(Step& step, Micro& micro) {
@@ -143,13 +150,28 @@ void encode(Step& step, Micro& micro) {
 }
 
 void decode(Step& step, Micro& micro) {
-  micro.decoding =
-      start_reconstruction(step.mesh, step.state.dictionary, micro.rows, step.sums_as(), micro.fwd);
+  const Dictionary& dictionary = step.state.dictionary;
+  for (const Level& level : step.levels)
+    micro.levels.push_back({start_reconstruction(
+        step.mesh, dictionary, micro.rows,
+        codes_of_level(micro.fwd.codes, level, dictionary.latents), step.sums_as(), micro.fwd)});
+}
+
+// Of each prefix, in place of the last one's: the reconstruction grows level by level.
+std::vector<at::Tensor> residuals(Step& step, Micro& micro) {
+  std::vector<at::Tensor> out;
+  for (Micro::OfLevel& level : micro.levels) {
+    finish_residual(step.mesh, micro.rows, level.decoding, micro.fwd);
+    out.push_back(micro.fwd.residual_sd);
+  }
+  step.seconds.decode += micro.fwd.decode_s;
+  for (size_t p = 0; p + 1 < out.size(); ++p)
+    step.sums.prefix_squares[p] += sum_of_squares(out[p]) / step.state.var_total;
+  return out;
 }
 
 void residual(Step& step, Micro& micro) {
-  finish_residual(step.mesh, micro.rows, micro.decoding, micro.fwd);
-  step.seconds.decode += micro.fwd.decode_s;
+  const std::vector<at::Tensor> of_prefix = residuals(step, micro);
   const at::Tensor& residual_sd = micro.fwd.residual_sd;
   const double square = sum_of_squares(residual_sd);
   if (!std::isfinite(square)) {
@@ -157,32 +179,51 @@ void residual(Step& step, Micro& micro) {
     name_bad_rows(micro.batch, residual_sd, step.state.step);
   }
   step.sums.square += square / step.state.var_total;
-  const at::Tensor g_own = residual_sd * (2.0 / step.state.var_total);
+  // A level's gradient is that of all prefixes it is in; b_dec is in all of them.
+  at::Tensor g_own;
+  for (size_t p = of_prefix.size(); p-- > 0;) {
+    const at::Tensor g = of_prefix[p] * (2.0 / step.state.var_total * step.levels[p].weight);
+    g_own = g_own.defined() ? g_own + g : g;
+    micro.levels[p].g = start_gather_from_owners(step.mesh, g_own, "residual gradient");
+  }
   if (step.config.deterministic)
     step.g_own.push_back(g_own);
   else
     step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
-  micro.g = start_gather_from_owners(step.mesh, g_own, "residual gradient");
 }
 
 void share(Step& step, Micro& micro) {
-  BatchPart part{.xc_bd = micro.fwd.xc_bd, .raw_bd = micro.rows.raw_bd, .l1 = step.l1_weight};
-  part.g_bd = micro.g.wait();
+  const Dictionary& dictionary = step.state.dictionary;
+  BatchPart first{.raw_bd = micro.rows.raw_bd};
+  first.g_bd = micro.levels[0].g.wait();
   if (step.aux.active()) {
     const Timer timer(step.seconds.auxk);
-    part.aux = auxk_forward(step.mesh, step.state.dictionary, micro.rows, micro.fwd, step.aux);
+    first.aux = auxk_forward(step.mesh, dictionary, micro.rows, micro.fwd, step.aux);
   }
   const Timer timer(step.seconds.update);
-  part.codes = kernels_for(part.g_bd).by_latent(micro.fwd.codes);
-  if (step.one_pass)
-    micro.part = tokens_to_owners(step.mesh, step.state, step.aux, std::move(part));
-  else
-    add_to_tensors(step, part, micro.batch.micro == 0);
+  const LatentCodes codes = kernels_for(micro.fwd.xc_bd).by_latent(micro.fwd.codes);
+  for (size_t p = 0; p < step.levels.size(); ++p) {
+    BatchPart part = p == 0 ? std::move(first) : BatchPart{.g_bd = micro.levels[p].g.wait()};
+    part.codes = codes_of_level(codes, step.levels[p], dictionary.latents);
+    part.xc_bd = micro.fwd.xc_bd;
+    part.l1 = step.l1_weight;
+    if (step.one_pass)
+      micro.levels[p].part = tokens_to_owners(step.mesh, step.state, step.aux, std::move(part));
+    else
+      add_to_tensors(step, part, micro.batch.micro == 0 && p == 0);
+  }
 }
 
 void keep(Step& step, Micro& micro) {
   const Timer timer(step.seconds.update);
-  if (step.one_pass) step.parts.push_back(micro.part.wait());
+  if (!step.one_pass) return;
+  at::Tensor xc_bd;
+  for (Micro::OfLevel& level : micro.levels) {
+    step.parts.push_back(level.part.wait());
+    BatchPart& part = step.parts.back();
+    if (!part.xc_bd.defined()) part.xc_bd = xc_bd;
+    xc_bd = part.xc_bd;
+  }
 }
 
 // Each stage meets the micro-batches in their order, so sums have the same bits either way.
@@ -312,11 +353,17 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
   out.rows = rows;
   out.fvu = total.square / b;
   out.mse = out.fvu * step.state.var_total;
+  double reconstruction = out.fvu * step.levels.back().weight;
+  for (size_t p = 0; p < total.prefix_squares.size(); ++p) {
+    out.prefix_fvu.push_back(total.prefix_squares[p] / b);
+    reconstruction += out.prefix_fvu[p] * step.levels[p].weight;
+  }
+  if (!out.prefix_fvu.empty()) out.prefix_fvu.push_back(out.fvu);
   out.aux_loss = aux_loss;
   out.l0 = static_cast<double>(total.l0) / b;
   out.l1 = total.l1 / b;
   out.l1_loss = step.l1_weight * out.l1;
-  out.loss = out.fvu + out.aux_loss + out.l1_loss;
+  out.loss = reconstruction + out.aux_loss + out.l1_loss;
   out.finite = total.not_finite == 0 && std::isfinite(out.loss);
   out.stop = total.terminate > 0 ? StopRequest::terminate
              : total.requeue > 0 ? StopRequest::requeue

@@ -38,6 +38,7 @@ struct Case {
   const char* exchange = "tokens";
   const char* optimiser = "adam";
   const KernelSet* kernels = nullptr;  // for CPU tensors; nullptr = the usual
+  const char* matryoshka = "";
   bool relu() const { return std::string(activation) == "relu"; }
   bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
@@ -84,6 +85,7 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   model.k = p.k;
   model.n_latents = n;
   model.l1_coefficient = p.l1;
+  model.matryoshka = c.matryoshka;
   Dictionary out = empty_dictionary(model, n, d, latents, padded, at::kCPU);
   const auto rows = [&](const at::Tensor& all) {
     return all.narrow(0, latents.begin, latents.size());
