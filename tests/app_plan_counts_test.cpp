@@ -162,6 +162,22 @@ TEST(PlanCounts, BatchTopkStep) {
   }
 }
 
+TEST(PlanCounts, JumpreluStep) {
+  for (const double target : {0.0, 20.0})
+    for (const bool deterministic : {false, true}) {
+      Config config = small();
+      config.model.activation = "jumprelu";
+      config.model.l0_target = target;
+      config.run.deterministic = deterministic;
+      config.mesh.exchange = "tokens";
+      config.optim.name = "adam_b1_0";
+      compare(config, false);
+      config.mesh.exchange = deterministic ? "tokens" : "gradients";
+      config.data.micro_batch_size = 17;
+      compare(config, true);
+    }
+}
+
 TEST(PlanCounts, MatryoshkaStep) {
   for (const char* exchange : {"gradients", "tokens"}) {
     Config config = small();

@@ -5,6 +5,10 @@
 #include "app/options.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/shard_index.h"
+#include "eval/calibrate.h"
+#include "io/file.h"
+#include "model/activations.h"
 #include "model/formats.h"
 #include "model/saved.h"
 
@@ -13,7 +17,8 @@ namespace megadict {
 namespace {
 
 struct ExportOptions {
-  std::string run, checkpoint, format, out, scale = "unit", weights = "last";
+  std::string run, checkpoint, format, out, scale = "unit", weights = "last", calibrate;
+  int64_t calibrate_rows = 0;
 };
 
 std::vector<std::string> format_names() {
@@ -34,8 +39,32 @@ OptionSet options(ExportOptions& own) {
                   "a data scale s goes into the latents (z / s) or into the weights",
                   one_of({"unit", "trained"})},
                  {"weights", &own.weights, "", "the last ones or their average",
-                  one_of({"last", "ema"})}},
+                  one_of({"last", "ema"})},
+                 {"calibrate", &own.calibrate, "",
+                  "shards, held out best: topk and batchtopk get a threshold that gives k on them"},
+                 {"calibrate_rows", &own.calibrate_rows, "rows", "the first so many; 0 = all",
+                  between(0, 1e9)}},
       .required = {"run.dir", "format", "out"}};
+}
+
+// Rows are encoded alone from here on: batchtopk's threshold in place of any k.
+void set_threshold(const ExportOptions& own, SavedDictionary& saved) {
+  Dictionary& dictionary = saved.dictionary;
+  if (!activation_named(dictionary.config.activation).has_k)
+    fail_agreed(ExitCode::usage, fmt::format("--calibrate with the activation {}, which has no k",
+                                             dictionary.config.activation));
+  const std::string path =
+      folder_exists(own.calibrate + "/eval") ? own.calibrate + "/eval" : own.calibrate;
+  const ShardIndex data = ShardIndex::open(path);
+  if (dictionary.d != data.width())
+    fail_agreed(ExitCode::bad_data,
+                fmt::format("the dictionary has width {}, the rows of {} have {}", dictionary.d,
+                            in_quotes(path), data.width()));
+  const Calibration found = calibrate(dictionary, saved.normalization, data, own.calibrate_rows);
+  say(fmt::format("threshold {:.6g} on {} rows of {}: l0 {:.4f} beside k {}", found.threshold,
+                  found.rows, path, found.l0, dictionary.config.k));
+  dictionary.config.activation = "batchtopk";
+  dictionary.threshold = found.threshold;
 }
 
 }  // namespace
@@ -52,8 +81,10 @@ int run_export(Launch& launch, const Args& args) {
     fail_agreed(ExitCode::usage, fmt::format("megadict export runs as one process, not as {} ranks",
                                              launch.facts().ranks));
   const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
-  export_dictionary(load_saved(folder, own.weights), format_named(own.format),
-                    export_scale_named(own.scale), own.out);
+  SavedDictionary saved = load_saved(folder, own.weights);
+  if (!own.calibrate.empty()) set_threshold(own, saved);
+  export_dictionary(std::move(saved), format_named(own.format), export_scale_named(own.scale),
+                    own.out);
   say(fmt::format("wrote {} as {} to {}", folder, own.format, own.out));
   return 0;
 }

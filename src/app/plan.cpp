@@ -28,6 +28,8 @@ constexpr int64_t kBlockSums = 256;               // partial sums of b_dec in th
 // A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
 // histogram's copies.
 constexpr int64_t kListedEntry = 64;
+// A listed latent of jumprelu: as listed, and its place among those kept.
+constexpr int64_t kListedEdge = 2 * kFloat + 2 * kCounter;
 
 int64_t largest_shard(int64_t n, int parts) {
   return shard_of(n, parts, 0).size();
@@ -85,6 +87,18 @@ void add_all_rows(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"7", "rows W_enc", "data", foreign * in.width});
   out.push_back({"7", "rows W_dec", "data", in.tied ? 0 : foreign * in.width});
   out.push_back({"7", "rows b_enc", "data", foreign});
+}
+
+// jumprelu's thresholds: two sums of each latent to its owner, the new one back.
+void add_extra(const PlanInput& in, int data_size, int feature_size, int64_t world_counter,
+               std::vector<Transfer>& out) {
+  if (in.l0_target) out.push_back({"6", "batch l0", "world", world_counter});
+  if (in.extra == 0) return;
+  const int64_t foreign =
+      ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
+  if (in.deterministic) out.push_back({"7", "largest edge", "world", world_counter});
+  out.push_back({"7", "edges", "data", 2 * kDouble * foreign});
+  out.push_back({"7", "rows threshold", "data", kFloat * foreign});
 }
 
 // Option B: gradients to the rows' owners, all rows back.
@@ -198,7 +212,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   const int64_t listed = in.select == batch ? kListedEntry * std::min(in.listed(), latents) : 0;
   return queue + whole + own + work + kept_bytes(in, data_size, feature_size) +
          overlap_bytes(in, rows, data_size, feature_size) +
-         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
+         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed) +
+         (in.extra > 0 ? kListedEdge * rows * codes : 0);
 }
 
 // A rank keeps its part of a window until the last batch of it, and reads the next one meanwhile.
@@ -245,6 +260,8 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
               : activation.has_k     ? PlanInput::Select::row
                                      : PlanInput::Select::positive;
   in.levels = static_cast<int64_t>(levels_of(config.model, config.model.n_latents).size());
+  in.extra = static_cast<int64_t>(activation.parameters.size());
+  in.l0_target = activation.has_l0 && config.model.l0_coefficient > 0 && config.model.l0_target > 0;
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;
   const Optimiser& optimiser = optimiser_named(config.optim.name);
@@ -282,6 +299,7 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
     out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
+  add_extra(in, data_size, feature_size, all_reduced(kCounter), out);
   out.push_back({"8", "step sums", "world",
                  all_reduced(kFloat * (in.width + kScalars + 2 * (in.levels - 1)))});
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
@@ -318,7 +336,7 @@ int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& a
 MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   const int64_t latents = largest_shard(in.latents, feature_size);
   const int64_t owned = ceil_div(latents, data_size), padded = data_size * owned;
-  const int64_t row = kFloat * row_numbers(in), b_dec = kFloat * in.width;
+  const int64_t row = kFloat * (row_numbers(in) + in.extra), b_dec = kFloat * in.width;
   MemoryPlan plan;
   plan.weights = row * padded + b_dec;
   plan.moments = in.moments * (row * owned + b_dec) + (in.lazy ? kCounter * owned : 0);
@@ -357,7 +375,7 @@ DiskPlan disk(const PlanInput& in) {
 }
 
 int64_t parameters(const PlanInput& in) {
-  return in.latents * row_numbers(in) + in.width;
+  return in.latents * (row_numbers(in) + in.extra) + in.width;
 }
 
 std::vector<MeshConfig> meshes_of(int ranks, int64_t latents) {

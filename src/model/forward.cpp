@@ -112,6 +112,7 @@ Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
                         .encode(mesh, dictionary, out.xc_bd, which, with);
   out.codes = std::move(encoded.codes);
   out.least = encoded.least;
+  out.edges = std::move(encoded.edges);
   return out;
 }
 

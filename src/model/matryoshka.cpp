@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "model/code_entries.h"
 
 namespace megadict {
 
@@ -99,9 +100,7 @@ Codes codes_of_level(const Codes& codes, const Level& level, Range shard) {
   const Range range = within(level, shard);
   if (range.size() == shard.size()) return codes;
   const at::Tensor kept = codes.latent.ge(range.begin).logical_and(codes.latent.lt(range.end));
-  const at::Tensor before = at::cat({at::zeros({1}, codes.row_start.options()), kept.cumsum(0)});
-  return {codes.rows, codes.latents, before.index_select(0, codes.row_start),
-          codes.latent.masked_select(kept), codes.value.masked_select(kept)};
+  return entries_where(codes, kept);
 }
 
 // Lists of other latents end where they begin; the entries stay where they are.

@@ -20,6 +20,7 @@
 #include "train/dead.h"
 #include "train/exact_b_dec.h"
 #include "train/exchange.h"
+#include "train/latent_parameters.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
 #include "train/threshold.h"
@@ -42,6 +43,9 @@ struct Step {
   StageSeconds seconds = {};
   std::vector<Level> levels = {};
   double l1_weight = 0;  // L1 coefficient, warmed up, over var_total
+  double l0_weight = 0;  // L0 coefficient, likewise
+  Edges edges = {};
+  std::vector<at::Tensor> extra = {};  // gradients of Dictionary::extra_l, own rows
   bool one_pass = true;
   std::vector<BatchPart> parts = {};   // of an update in one pass
   std::vector<at::Tensor> g_own = {};  // of my own rows, for exact sums
@@ -57,9 +61,10 @@ void begin(Step& step) {
   step.sums.prefix_squares.assign(step.levels.size() - 1, 0);
   step.work.fired_l.zero_();
   step.work.gradients.b_dec_d.zero_();
-  if (activation_named(model.activation).has_l1)
-    step.l1_weight =
-        model.l1_coefficient * ramp(state.step, step.config.l1_warmup_steps) / state.var_total;
+  const ActivationFn& activation = activation_named(model.activation);
+  const double risen = ramp(state.step, step.config.l1_warmup_steps) / state.var_total;
+  if (activation.has_l1) step.l1_weight = model.l1_coefficient * risen;
+  if (activation.has_l0) step.l0_weight = model.l0_coefficient * risen;
   const DeadConfig& dead = step.config.dead;
   if (dead.auxk_alpha > 0 && state.step % dead.auxk_every == 0 &&
       state.tokens >= dead.window_tokens)
@@ -207,6 +212,9 @@ void share(Step& step, Micro& micro) {
     part.codes = codes_of_level(codes, step.levels[p], dictionary.latents);
     part.xc_bd = micro.fwd.xc_bd;
     part.l1 = step.l1_weight;
+    if (micro.fwd.edges.nnz() > 0)
+      add_edges(dictionary, codes_of_level(micro.fwd.edges, step.levels[p], dictionary.latents),
+                part.g_bd, step.edges);
     if (step.one_pass)
       micro.levels[p].part = tokens_to_owners(step.mesh, step.state, step.aux, std::move(part));
     else
@@ -285,6 +293,27 @@ AuxResult finish_auxk(Step& step, int64_t batch_rows) {
   return {weight * sums[0], weight * static_cast<double>(batch_rows)};
 }
 
+// The gradients of what the activation learns of each latent. The L0 target is compared with the
+// whole batch's L0. Collective over data, with a target or exact sums over world.
+void finish_extra(Step& step, int64_t batch_rows) {
+  const ModelConfig& model = step.state.dictionary.config;
+  double l0 = 0, slope = 0;
+  if (step.l0_weight > 0 && model.l0_target > 0) {
+    int64_t codes = step.sums.l0;
+    step.mesh.world->all_reduce(view_of(&codes, 1), ReduceOp::sum, "batch l0");
+    l0 = static_cast<double>(codes) / static_cast<double>(batch_rows);
+  }
+  if (step.l0_weight > 0) slope = l0_penalty(model, step.l0_weight, l0).slope;
+  step.extra =
+      extra_gradients(step.mesh, step.state, step.edges, slope, batch_rows, step.sums_as());
+}
+
+double extra_square(const Step& step) {
+  double square = 0;
+  for (const at::Tensor& gradient : step.extra) square += sum_of_squares(gradient);
+  return square;
+}
+
 struct Updated {
   int64_t skipped = 0;
   double norm = -1;  // of the mean gradient
@@ -310,7 +339,8 @@ Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, b
   share_updates(step.mesh, step.config.optim, step.aux, step.parts, screen_of(step), step.state);
   Updated out{result.skipped};
   if (want_norm)
-    out.norm = gradient_norm(step.mesh, result.square, b_dec_d) / static_cast<double>(batch_rows);
+    out.norm = gradient_norm(step.mesh, result.square + extra_square(step), b_dec_d) /
+               static_cast<double>(batch_rows);
   return out;
 }
 
@@ -323,7 +353,7 @@ Updated by_tensors(Step& step, double aux_factor, double lr, int64_t batch_rows,
   const OptimConfig& optim = step.config.optim;
   Updated out;
   if (want_norm || optim.clip_norm > 0) {
-    double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l);
+    double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l) + extra_square(step);
     if (!state.dictionary.tied()) square += sum_of_squares(own.w_dec_ld);
     out.norm =
         gradient_norm(step.mesh, square, gradients.b_dec_d) / static_cast<double>(batch_rows);
@@ -345,6 +375,8 @@ void update_ema(double decay, TrainState& state) {
   if (!state.dictionary.tied()) state.ema_w_dec.lerp_(mine(state.dictionary.w_dec_ld), weight);
   state.ema_b_enc.lerp_(mine(state.dictionary.b_enc_l), weight);
   state.ema_b_dec.lerp_(state.dictionary.b_dec_d, weight);
+  for (size_t i = 0; i < state.ema_extra.size(); ++i)
+    state.ema_extra[i].lerp_(mine(state.dictionary.extra_l[i]), weight);
 }
 
 StepResult result_of(const Step& step, const StepSums& total, int64_t rows, double aux_loss) {
@@ -363,7 +395,9 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
   out.l0 = static_cast<double>(total.l0) / b;
   out.l1 = total.l1 / b;
   out.l1_loss = step.l1_weight * out.l1;
-  out.loss = reconstruction + out.aux_loss + out.l1_loss;
+  if (step.l0_weight > 0)
+    out.l0_loss = l0_penalty(step.state.dictionary.config, step.l0_weight, out.l0).loss;
+  out.loss = reconstruction + out.aux_loss + out.l1_loss + out.l0_loss;
   out.finite = total.not_finite == 0 && std::isfinite(out.loss);
   out.stop = total.terminate > 0 ? StopRequest::terminate
              : total.requeue > 0 ? StopRequest::requeue
@@ -395,6 +429,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   begin(step);
   const int64_t batch_rows = config.overlap ? overlapped(step) : one_after_the_other(step);
   const AuxResult aux = finish_auxk(step, batch_rows);
+  finish_extra(step, batch_rows);
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction);
@@ -403,6 +438,8 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   {
     const Timer timer(step.seconds.update);
     updated = update(step, aux.factor, lr, batch_rows, want_norm);
+    updated.skipped += update_extra(mesh, step.extra,
+                                    update_args(optim, lr, state.step + 1, updated.scale), state);
   }
 
   step.sums.not_finite += static_cast<double>(updated.skipped);
