@@ -1,7 +1,8 @@
 #!/bin/bash
 # From a bare machine to a first dictionary of a real language model: installs what is missing,
 # builds, takes the activations of SmolLM2-135M after block 9, trains 9216 latents on them,
-# judges the dictionary on held-out text, writes it for SAELens, and says what came out.
+# judges the dictionary on held-out text, writes it for SAELens, puts it into the language model to
+# see what its loss becomes, and writes a report.
 #
 #   launch/quickstart.sh                     about eight minutes on two cores
 #   launch/quickstart.sh --out DIR           where everything goes (./quickstart-run)
@@ -50,7 +51,8 @@ flock -n 9 || die "another quickstart works in '$out'" "wait for it, or give ano
 data=$out/activations run=$out/run
 megadict=$root/build/$preset/bin/megadict
 python=$MEGADICT_HOME/venv/bin/python
-stages=6 interrupted=0
+stages=7 interrupted=0
+loss_tokens=768  # held-out tokens: less than a minute; tools/loss_recovered.py takes 16384 by itself
 trap 'interrupted=1' INT TERM
 
 # ---- stages ------------------------------------------------------------------------------------
@@ -108,7 +110,8 @@ train() {
 }
 
 evaluate() {
-  launch eval --run.dir "$run" --data.path "$data" --json "$out/eval.json" >"$out/eval.txt" &&
+  launch eval --run.dir "$run" --data.path "$data" --json "$out/eval.json" \
+    --latents "$run/latents.h5" >"$out/eval.txt" &&
     "$python" "$root/tools/pca_yardstick.py" --data "$data" --k 32 --json "$out/pca.json"
 }
 
@@ -117,6 +120,14 @@ export_saelens() {
   rm -rf "$out/saelens.part"
   "$megadict" export --run.dir "$run" --format saelens --out "$out/saelens.part" &&
     mv "$out/saelens.part" "$out/saelens"
+}
+
+# The report comes last: with it the stage is done.
+report() {
+  "$python" "$root/tools/loss_recovered.py" --model smollm2 --data "$data" --dictionary "$out/saelens" \
+    --tokens "$loss_tokens" --json "$out/loss_recovered.json" >"$out/loss_recovered.txt" &&
+    "$python" "$root/tools/report.py" "$run" --loss "$out/loss_recovered.json" \
+      --model smollm2 --title "SmolLM2-135M, after block 9" --out "$out/report.html"
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -131,5 +142,7 @@ done_already 5 "$out/pca.json" "the evaluation in $out/eval.json" ||
   stage 5 evaluate "judge it on held-out text, beside a rank-32 PCA of the same rows" evaluate
 done_already 6 "$out/saelens" "the SAELens dictionary in $out/saelens" ||
   stage 6 export "write it for SAELens" export_saelens
+done_already 7 "$out/report.html" "the report in $out/report.html" ||
+  stage 7 report "put it into the language model ($loss_tokens held-out tokens), write the report" report
 "$python" "$root/launch/quickstart_table.py" "$out" "$(realpath --relative-to=. "$megadict")" \
   "$(realpath --relative-to=. "$root/configs/quickstart.ini")"

@@ -22,10 +22,16 @@ def training_speed(metrics: Path) -> float:
     return rates[len(rates) // 2] if rates else float("nan")
 
 
+def score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def main() -> int:
     out, program, config = Path(sys.argv[1]), *sys.argv[2:4]
     quality = json.loads((out / "eval.json").read_text())
     pca = json.loads((out / "pca.json").read_text())
+    loss = json.loads((out / "loss_recovered.json").read_text())
+    kept = loss["dictionaries"][0]
     dead = round(quality["dead_pct"] / 100 * 9216)
     speed = training_speed(out / "run" / "metrics.jsonl")
     rows = [
@@ -34,11 +40,16 @@ def main() -> int:
         ("active latents per token (L0)", f"{quality['l0']:.1f}"),
         ("latents that never fire there", f"{dead} of 9216 ({quality['dead_pct']:.1f} %)"),
         ("FVU of a rank-32 PCA, same rows", f"{pca['pca_fvu']['32']:.4f}"),
+        ("language model's loss recovered", f"{score(kept['ce_loss_score'])} against zeros, "
+         f"{score(kept['ce_loss_score_mean'])} against the mean row"),
         ("training speed", f"{speed:,.0f} tokens/s"),
     ]
     print(f"\nOn {quality['rows']:,} held-out rows:\n")
     for name, value in rows:
         print(f"  {name:<40} {value}")
+    print(f"\n  The language model's loss is {loss['ce_clean']:.2f} nats a token, {kept['ce']:.2f} with the "
+          f"dictionary in it,\n  {loss['ce_mean']:.2f} with the mean row and {loss['ce_zero']:.2f} with zeros "
+          f"({loss['tokens']:,} of the tokens).")
     minutes = stage_minutes(out / "stages.tsv")
     print("\nMinutes: " + ", ".join(f"{name} {value:.1f}" for name, value in minutes.items()))
     print(f"""
@@ -47,6 +58,7 @@ In {out}:
   run/final/         the dictionary; run/metrics.jsonl has every logged step
   saelens/           the same for SAELens: SAE.load_from_disk
   eval.json          all metrics
+  report.html        curves, densities, latents in text, metrics: open it in a browser
 
 Next, the same with twice the active latents:
   {program} train --config {config} --data.path {out}/activations \\

@@ -8,6 +8,7 @@
 #include "base/buffer_view.h"
 #include "base/error.h"
 #include "base/philox.h"
+#include "base/progress.h"
 #include "base/range.h"
 
 namespace megadict {
@@ -26,6 +27,16 @@ TEST(ShardOf, CoversEverythingOnceAndDiffersByAtMostOne) {
       }
       EXPECT_EQ(next, n);
     }
+}
+
+TEST(Progress, SaysShareRateAndTimeLeft) {
+  EXPECT_EQ(progress_text("import", 1200, 2600, "rows", 812),
+            "import:  46 %, 1,200 of 2,600 rows, 812 rows/s, 0:02 left");
+  EXPECT_EQ(progress_text("train", 10, 1234567, "steps", 2.345),
+            "train:   0 %, 10 of 1,234,567 steps, 2.35 steps/s, 146:14:24 left");
+  EXPECT_EQ(progress_text("eval", 0, 0, "rows", 0), "eval: 100 %, 0 of 0 rows");
+  EXPECT_EQ(progress_text("verify", 12, 10, "MiB", 5),
+            "verify: 100 %, 12 of 12 MiB, 5 MiB/s, 0:00 left");
 }
 
 // Known answers of the Random123 distribution.

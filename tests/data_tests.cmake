@@ -1,4 +1,4 @@
-foreach(part rows shard batch_plan batch_stream statistics synth import shuffle)
+foreach(part rows shard batch_plan batch_stream statistics synth import shuffle stage)
   megadict_test(data_${part}_test SOURCES data_${part}_test.cpp ROOMS data LABELS data)
 endforeach()
 find_path(RAPIDCHECK_INCLUDE rapidcheck/gtest.h REQUIRED)

@@ -92,6 +92,45 @@ TEST(Evaluate, EveryMeshAndBatchGivesTheFormula) {
     }
 }
 
+// Every number, those by batches included; the l0 and fire counts of equal codes are equal.
+void expect_same(const MetricReport& got, const MetricReport& want) {
+  for (size_t i = 0; i < want.values.size(); ++i) {
+    const double value = want.values[i].value;
+    EXPECT_NEAR(got.values[i].value, value, 1e-12 * std::max(1.0, std::abs(value)))
+        << want.values[i].metric->name;
+  }
+  for (size_t i = 0; i < want.peers.size(); ++i) {
+    const double value = want.peers[i].value;
+    if (std::isnan(value)) continue;
+    EXPECT_NEAR(got.peers[i].value, value, 1e-12 * std::max(1.0, std::abs(value)))
+        << want.peers[i].metric->name;
+  }
+  EXPECT_EQ(got.density_histogram, want.density_histogram);
+}
+
+TEST(Evaluate, NeitherMeshNorBatchShows) {
+  const TempFolder folder;
+  for (const char* activation : {"topk", "relu", "batchtopk"}) {
+    const SavedDictionary saved = random_dictionary(activation, "linear");
+    const std::string at = folder / activation;
+    write_rows(at, random_rows(saved, kRows, 11));
+    const ShardIndex data = ShardIndex::open(at);
+    const std::unique_ptr<Communicator> alone =
+        test_world().split(test_world().rank(), 0, "alone");  // each rank by itself
+    const MetricReport want = evaluate(make_mesh(*alone, {}), saved.dictionary, saved.normalization,
+                                       data, {61, 4096, 20});
+    EXPECT_GT(want["l0"], 0);
+    on_every_mesh([&](const Mesh& mesh) {
+      const SavedDictionary mine = shard_of_saved(saved, mesh);
+      for (int64_t batch : {1, 7, 4096}) {
+        SCOPED_TRACE(std::string(activation) + " on " + mesh.name());
+        expect_same(evaluate(mesh, mine.dictionary, mine.normalization, data, {61, batch, 20}),
+                    want);
+      }
+    });
+  }
+}
+
 // The numbers are those of the exported dictionary, whichever scale it was exported with.
 TEST(Evaluate, FoldingTheNormalisationInChangesNothing) {
   const TempFolder folder;

@@ -15,6 +15,7 @@ using test::empty_sums;
 using test::golden_rows;
 using test::in_order;
 using test::MetricRows;
+using test::peer_value;
 using test::report_of;
 
 // Every value but the one that is defined by batches.
@@ -56,10 +57,23 @@ TEST(Metrics, OneReconstructionUnderEachName) {
   EXPECT_NEAR(report["frac_variance_explained"], .9861, 5e-5);
   EXPECT_NEAR(1 - report["nmse_zero"], .9931, 5e-5);
   // The formula with E[x^2] in the mean's place exceeds 1; ours cannot.
-  const double x_sq = report["mse"] / report["nmse_zero"];
-  const auto width = static_cast<double>(data.d);
-  const double m = x_sq / width;
-  EXPECT_NEAR(1 - report["mse"] / (width * m - m * m), 1.0273, 5e-5);
+  EXPECT_NEAR(peer_value(report, "saebench.explained_variance"), 1.0273, 5e-5);
+  // One batch: what peers average over batches is ours.
+  EXPECT_NEAR(peer_value(report, "saelens_training.explained_variance"), .9317, 5e-5);
+  EXPECT_NEAR(peer_value(report, "sparsify.fvu"), report["fvu"], 1e-12);
+  EXPECT_NEAR(peer_value(report, "dictionary_learning.frac_variance_explained"),
+              report["frac_variance_explained"], 1e-12);
+}
+
+TEST(Metrics, PeersAverageOverBatches) {
+  const MetricRows data = golden_rows();
+  const MetricReport shuffled = report_of(data, in_order(data.rows), 16);
+  const MetricReport sorted = report_of(data, sorted_by_sum(data), 16);
+  EXPECT_NEAR(peer_value(shuffled, "saelens_training.explained_variance"), .9263, 1e-3);
+  EXPECT_NEAR(peer_value(sorted, "saelens_training.explained_variance"), .9147, 4e-3);
+  EXPECT_NEAR(peer_value(shuffled, "sparsify.fvu"),
+              1 - mean_over_batches(data, in_order(data.rows), 16), 1e-12);
+  EXPECT_NEAR(shuffled["explained_variance"], .9317, 5e-5);
 }
 
 TEST(Metrics, MeansOfBatchRatiosAreSomethingElse) {
@@ -101,7 +115,9 @@ TEST(Metrics, SmallCaseByHand) {
   const std::vector<int64_t> l0 = {2, 0}, fired = {1, 0, 1};
   const std::vector<double> l1 = {1.5, 0}, norms = {1, 2, 3};
   MetricSums sums(2, 3, {0, 3});
-  sums.add_rows(x.data(), x_hat.data(), 2, l0.data(), l1.data());
+  const std::vector<double> plain = {1, .5};
+  sums.add_rows(x.data(), x_hat.data(), 2, l0.data(), l1.data(), plain.data());
+  sums.end_batch();
   sums.add_fired(fired);
   sums.set_decoder_norms(norms);
   const MetricReport report = finish(totals_of(sums));
@@ -126,6 +142,16 @@ TEST(Metrics, SmallCaseByHand) {
   EXPECT_DOUBLE_EQ(report["decoder_norm_min"], 1);
   EXPECT_DOUBLE_EQ(report["decoder_norm_mean"], 2);
   EXPECT_DOUBLE_EQ(report["decoder_norm_max"], 3);
+  // m = 29 / 4, so d m - m^2 is negative here.
+  EXPECT_DOUBLE_EQ(peer_value(report, "saebench.explained_variance"),
+                   1 - 10 / (2 * 7.25 - 7.25 * 7.25));
+  EXPECT_DOUBLE_EQ(peer_value(report, "saebench.mse"), 5);
+  EXPECT_DOUBLE_EQ(peer_value(report, "dictionary_learning.l2_loss"), 3);
+  EXPECT_DOUBLE_EQ(peer_value(report, "openai.normalized_mean_squared_error"), (16.0 / 25 + 1) / 2);
+  EXPECT_TRUE(std::isnan(peer_value(report, "saelens.cossim")));  // one x_hat is 0
+  EXPECT_DOUBLE_EQ(peer_value(report, "saelens.l2_ratio"), .6 / 2);
+  EXPECT_DOUBLE_EQ(peer_value(report, "saelens.l1"), .75);
+  EXPECT_DOUBLE_EQ(peer_value(report, "dictionary_learning.relative_reconstruction_bias"), 1);
 }
 
 TEST(Metrics, ScaleOfTheDataDoesNotChangeRatiosOrFiring) {
@@ -208,6 +234,7 @@ TEST(Metrics, UndefinedIsNull) {
   const std::vector<int64_t> l0(2, 0);
   const std::vector<double> l1(2, 0);
   constant.add_rows(x.data(), zero.data(), 2, l0.data(), l1.data());
+  constant.end_batch();
   const MetricReport report = finish(totals_of(constant));
   EXPECT_TRUE(std::isnan(report["fvu"]));
   EXPECT_TRUE(std::isnan(report["explained_variance_legacy"]));
@@ -221,7 +248,8 @@ TEST(Metrics, ReportsHoldEveryNameOnce) {
   const MetricReport report = report_of(data, in_order(data.rows), 64);
   const nlohmann::ordered_json json = metrics_json(report);
   const std::string text = metrics_text(report);
-  EXPECT_EQ(json.size(), all_metrics().size() + 1);
+  EXPECT_EQ(json.size(), all_metrics().size() + 2);
+  EXPECT_EQ(json["peers"].size(), peer_metrics().size());
   for (const Metric& metric : all_metrics()) {
     EXPECT_TRUE(json.contains(std::string(metric.name)));
     EXPECT_NE(text.find(std::string(metric.name) + " "), std::string::npos) << metric.name;
@@ -229,6 +257,16 @@ TEST(Metrics, ReportsHoldEveryNameOnce) {
   EXPECT_EQ(json["rows"], 4000);
   EXPECT_EQ(json["feature_density"]["counts"].size(), size_t{kDensityBins});
   EXPECT_THROW(report["no_such"], Error);
+}
+
+TEST(Metrics, AReportIsCutDown) {
+  const MetricRows data = golden_rows();
+  MetricReport report = report_of(data, in_order(data.rows), 64);
+  keep_only(report, {"mse", "l0"});
+  const nlohmann::ordered_json json = metrics_json(report);
+  EXPECT_EQ(json.size(), 3U);
+  EXPECT_EQ(json["peers"].size(), 2U);
+  EXPECT_EQ(metrics_text(report).find("density"), std::string::npos);
 }
 
 TEST(Metrics, WrongShapesAreRefused) {

@@ -23,3 +23,6 @@ megadict_test(train_isa_choice_test SOURCES train_isa_choice_test.cpp ROOMS trai
 
 megadict_test(train_overlap_nccl_test SOURCES train_overlap_test.cpp ROOMS comm comm_standin train
   RANKS 4 TIMEOUT 600 LABELS train TORCH)
+
+megadict_test(train_resample_test SOURCES train_resample_test.cpp ROOMS train
+  RANKS 1 2 3 4 6 TIMEOUT 600 LABELS train TORCH)

@@ -4,8 +4,9 @@
 # Every clone of the repository shares that environment. A second call finds nothing to do.
 #
 #   tools/bootstrap.sh                  to build, harvest, train
-#   tools/bootstrap.sh --tests          also what tests/run.sh needs (the Python peers, SLURM)
+#   tools/bootstrap.sh --tests          also what tests/run.sh needs (the Python peers, SLURM, a browser)
 #   tools/bootstrap.sh --cpu-only-lib   only what compiling and running the C++ program needs
+#   tools/bootstrap.sh --sandbox        only SLURM and MPI, for tools/slurm_sandbox.sh
 #
 # MEGADICT_PYTHON names the Python to use (3.10 or newer); otherwise the first fitting one is taken.
 # Debian 12 is tested. Elsewhere it says so and tries.
@@ -17,19 +18,21 @@ source "$root/tools/progress.sh"
 build_packages="cmake ninja-build ccache g++ git openmpi-bin libopenmpi-dev libhdf5-dev
   libboost-program-options-dev nlohmann-json3-dev libfmt-dev libdnnl-dev libgtest-dev libgmock-dev
   librapidcheck-dev libbenchmark-dev python3 python3-venv"
-test_packages="clang-format-14 shellcheck slurmctld slurmd slurm-client"
+sandbox_packages="slurmctld slurmd slurm-client openmpi-bin libopenmpi-dev"
+test_packages="clang-format-14 shellcheck chromium $sandbox_packages"
 
 level=tools
 for argument in "$@"; do
   case $argument in
     --tests) level=tests ;;
     --cpu-only-lib) level=lib ;;
+    --sandbox) level=sandbox ;;
     -h | --help)
       sed -n '2,/^set/{/^#/!d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
       exit 0
       ;;
     *)
-      printf 'bootstrap.sh: unknown option %s; there are --tests, --cpu-only-lib, --help\n' "$argument" >&2
+      printf 'bootstrap.sh: unknown option %s; there are --tests, --cpu-only-lib, --sandbox, --help\n' "$argument" >&2
       exit 2
       ;;
   esac
@@ -73,6 +76,7 @@ apt() {
 install_packages() {
   local wanted=$build_packages missing become=""
   [ "$level" != tests ] || wanted="$wanted $test_packages"
+  [ "$level" != sandbox ] || wanted=$sandbox_packages
   if ! command -v apt-get >/dev/null; then
     say "no apt-get here: untested system, nothing installed. On Debian it would be: ${wanted//$'\n'/}"
     return
@@ -218,5 +222,5 @@ install_venv() {
 mkdir -p "$MEGADICT_HOME" || die "cannot make the folder $MEGADICT_HOME" "set MEGADICT_HOME to one that can be written"
 say "Megadict set-up ($level), shared folder $MEGADICT_HOME"
 install_packages
-install_venv
+[ "$level" = sandbox ] || install_venv
 say "set-up complete in $(seconds_as_text "$SECONDS")"

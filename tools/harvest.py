@@ -10,7 +10,6 @@ goes on where the last complete shard ended. Nothing is ever downloaded.
 """
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,14 +19,8 @@ from megadict_tools.environment import use_environment
 
 use_environment()
 
-from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, main_guard)
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, add_quiet,
+                                   main_guard, positive)
 
 
 def fraction(text: str) -> float:
@@ -35,6 +28,13 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not in [0, 1)")
     return value
+
+
+def part_of_all(text: str) -> str:
+    index, slash, parts = text.partition("/")
+    if not (slash and index.isdecimal() and parts.isdecimal() and int(index) < int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not I/N with 0 <= I < N")
+    return f"{int(index)}/{int(parts)}" if int(parts) > 1 else ""
 
 
 def multiple(text: str) -> float:
@@ -47,6 +47,7 @@ def multiple(text: str) -> float:
 def make_parser() -> OneLineParser:
     from megadict_tools.models import SITES
     from megadict_tools.shards import DTYPES
+    from megadict_tools.text import TOKEN_DTYPES
 
     parser = OneLineParser(prog="harvest", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,10 +58,16 @@ def make_parser() -> OneLineParser:
     add("--site", nargs="+", default=["resid_post"], choices=SITES, metavar="SITE",
         help=f"{', '.join(SITES)} (default resid_post)")
     add("--out", required=True, metavar="DIR", help="folder of the shards")
-    add("--text", nargs="+", default=[], metavar="FILE", help="UTF-8 text, or .jsonl with \"text\" "
+    add("--text", nargs="+", default=[], metavar="FILE", help="UTF-8 text; .jsonl, .parquet or "
+        ".arrow with a document a row; or .bin with nothing but tokens "
         "(default: the language reference that Python carries, about 90,000 tokens)")
     add("--separator", default="<|endoftext|>", help="what stands between two documents of a text "
-        "file; \\n is a line end (default <|endoftext|>)")
+        "file; \\n is a line end; in a .bin file, that token (default <|endoftext|>)")
+    add("--text_column", default="text", metavar="NAME", help="of .jsonl, .parquet and .arrow: text, "
+        "or lists of tokens (default text)")
+    add("--token_dtype", default="uint16", choices=TOKEN_DTYPES, help="of .bin (default uint16)")
+    add("--slice", type=part_of_all, default="0/1", metavar="I/N", help="every N-th document from I "
+        "only, 0 <= I < N, into shards of its own: N harvests fill one folder")
     add("--rows", type=positive, help="rows in all, held-out ones included, before the norm filter "
         "(default: the whole text)")
     add("--context", type=positive, default=128, help="tokens the model sees together; a document "
@@ -82,6 +89,7 @@ def make_parser() -> OneLineParser:
     add("--seed", type=int, default=0, help="draws the held-out documents (default 0)")
     add("--threads", type=positive, help="default: the processors this process may use")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    add_quiet(parser)
     return parser
 
 
@@ -93,7 +101,7 @@ def make_text(options):
     separator = options.separator.replace("\\n", "\n").replace("\\t", "\t")
     if not separator:
         raise ToolError(USAGE, "--separator is empty")
-    return TextFiles(options.text, separator)
+    return TextFiles(options.text, separator, options.text_column, options.token_dtype)
 
 
 def make_settings(options, source, text, targets):
@@ -111,7 +119,8 @@ def make_settings(options, source, text, targets):
         source.name, fingerprint(source), text.name, text.fingerprint(),
         tuple(t.name for t in targets), options.rows or 0, options.context, options.batch,
         options.dtype, options.compute, options.eval_fraction, options.drop_first,
-        options.prepend_bos, options.max_norm_multiple, options.shard_rows, options.seed)
+        options.prepend_bos, options.max_norm_multiple, options.shard_rows, options.seed,
+        options.slice)
 
 
 def check_context(options, config):
@@ -132,7 +141,9 @@ def bos_token(options, tokenizer) -> int | None:
 def set_up_torch(options) -> str:
     import torch
 
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    from megadict_tools.environment import processors
+
+    torch.set_num_threads(options.threads or processors())
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ToolError(USAGE, "--device cuda: torch finds no GPU here")
     if options.device == "auto":
@@ -142,18 +153,20 @@ def set_up_torch(options) -> str:
 
 def expected_rows(settings, text, tokenizer, sample_bytes: int = 1 << 18) -> int:
     """An estimate, from the tokens per byte of the start of the text."""
+    from megadict_tools.text import document_tokens
+
     tokens = seen = 0
     for document in text.documents():
         piece = document[:sample_bytes]
-        tokens += len(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
-        seen += len(piece.encode())
+        tokens += sum(1 for _ in document_tokens(tokenizer, piece))
+        seen += len(piece.encode()) if isinstance(piece, str) else piece.nbytes
         if seen >= sample_bytes:
             break
     if not tokens:
         raise ToolError(BAD_DATA, f"the text '{text.name}' holds no token")
     body = settings.context - settings.prepend_bos
     rows = tokens * text.bytes / seen * (settings.context - settings.drop_first) / body
-    return min(settings.rows or round(rows), round(rows))
+    return min(settings.rows or round(rows), round(rows)) // settings.part[1]
 
 
 def check_space(folder: Path, needed: int):
@@ -186,7 +199,7 @@ def report(settings, out):
         if settings.max_norm_multiple:
             print(f"harvest: {name}: {dropped:,} rows above {settings.max_norm_multiple:g} x the "
                   f"median norm {out.state['median_norm'][name]:.4g} left out")
-    asked = settings.rows
+    asked = sum(settings.split_rows().values()) if settings.rows else 0
     if asked and sum(rows.values()) + max(out.state["dropped"].values()) < asked:
         print(f"harvest: the text holds fewer than the {asked:,} rows asked for")
 
@@ -194,22 +207,22 @@ def report(settings, out):
 def harvest(options, source, text, settings, targets, out):
     from megadict_tools.harvest_run import Harvester
     from megadict_tools.models import check_targets, load_config, load_tokenizer
-    from megadict_tools.text import HeldOut, documents_up_to
+    from megadict_tools.text import held_out_of
 
     config = load_config(source)
     check_targets(config, targets)
     check_context(options, config)
     tokenizer = load_tokenizer(source)
+    text.use_tokenizer(tokenizer)
     bos = bos_token(options, tokenizer)
-    first_run = round(1 / options.eval_fraction) + 1 if options.eval_fraction else 1
-    held_out = HeldOut(options.eval_fraction, options.seed, documents_up_to(text, first_run))
+    held_out = held_out_of(text, options.eval_fraction, options.seed)
     rows = expected_rows(settings, text, tokenizer)
 
     print(f"harvest: loading {source.name}", flush=True)
     harvester = Harvester(settings, source, text, held_out, tokenizer, bos, targets, out,
                           set_up_torch(options))
     announce(settings, out, harvester.probe(), rows, harvester.rows_done())
-    harvester.run(rows)
+    harvester.run(rows, options.quiet)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     targets = [Target(site, layer) for layer in layers for site in SITES if site in options.site]
     source, text = find_source(options.model), make_text(options)
     settings = make_settings(options, source, text, targets)
-    out = OutputFolder(options.out, targets)
+    out = OutputFolder(options.out, targets, settings.part)
     out.claim(settings)
     if out.state["complete"]:
         print(f"harvest: '{out.path}' is complete: nothing to do")

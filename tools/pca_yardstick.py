@@ -20,8 +20,9 @@ use_environment()
 
 import numpy as np
 
-from megadict_tools.errors import BAD_DATA, USAGE, OneLineParser, ToolError, main_guard
-from megadict_tools.shards import read_blocks
+from megadict_tools.errors import BAD_DATA, USAGE, OneLineParser, ToolError, add_quiet, main_guard
+from megadict_tools.progress import Progress
+from megadict_tools.shards import count_rows, read_blocks
 
 
 class Moments:
@@ -45,10 +46,12 @@ class Moments:
         self.rows = total
 
 
-def moments_of(folder: Path) -> Moments:
-    moments = Moments()
+def moments_of(folder: Path, quiet: bool) -> Moments:
+    moments, progress = Moments(), Progress("pca_yardstick", count_rows(folder), quiet=quiet)
     for block in read_blocks(folder):
         moments.add(block)
+        progress.advance(len(block))
+    progress.close()
     return moments
 
 
@@ -71,10 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--eval", metavar="DIR", help="held-out shards (default DATA/eval)")
     parser.add_argument("--k", type=int, nargs="+", default=[32], help="ranks (default 32)")
     parser.add_argument("--json", metavar="FILE", help="write the result here too")
+    add_quiet(parser)
     options = parser.parse_args(arguments)
 
     data = Path(options.data)
-    train, held_out = moments_of(data), moments_of(Path(options.eval or data / "eval"))
+    train = moments_of(data, options.quiet)
+    held_out = moments_of(Path(options.eval or data / "eval"), options.quiet)
     width = len(train.mean)
     if len(held_out.mean) != width:
         raise ToolError(BAD_DATA, f"held-out rows are {len(held_out.mean)} wide, training rows "

@@ -3,9 +3,11 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/dictionary_source.h"
 #include "app/options.h"
 #include "app/together.h"
 #include "app/truth.h"
@@ -14,9 +16,7 @@
 #include "comm/mesh.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
-#include "io/file.h"
 #include "io/json_file.h"
-#include "model/formats.h"
 #include "model/saved.h"
 
 namespace megadict {
@@ -24,9 +24,11 @@ namespace megadict {
 namespace {
 
 struct EvalOptions {
-  std::string run, checkpoint, data, truth, json, weights = "last";
-  int64_t tokens = 0, batch_size = 4096;
+  std::string run, checkpoint, data, truth, json, latents, metrics, weights = "last";
+  int64_t tokens = 0, batch_size = 4096, peer_batch = 4096, top = 20;
+  bool neighbours = true;
   int threads = 0;
+  BootstrapOptions bootstrap;
   MeshConfig mesh;
 };
 
@@ -42,8 +44,22 @@ OptionSet options(EvalOptions& own) {
            {"eval.truth", &own.truth, "",
             "folder of `data synth`: adds mcc against its dictionary"},
            {"eval.tokens", &own.tokens, "rows", "the first so many; 0 = all", between(0, 1e15)},
-           {"data.batch_size", &own.batch_size, "rows", "of a pass; shows below 1e-8 of a result",
-            between(1, 1e9)},
+           {"eval.metrics", &own.metrics, "", "these alone, between commas"},
+           {"eval.peer_batch", &own.peer_batch, "rows", "of the batches by which peers average",
+            between(1, 1e7)},
+           {"eval.resamples", &own.bootstrap.resamples, "",
+            "of the documents, for confidence intervals; 0 = none", between(0, 1e6)},
+           {"eval.resample_block", &own.bootstrap.block_rows, "rows",
+            "of the blocks that are resampled instead; 0 = documents", between(0, 4e9)},
+           {"eval.confidence", &own.bootstrap.confidence, "", "of the intervals",
+            between(0.01, 0.9999)},
+           {"run.seed", &own.bootstrap.seed, "", "of the resampling", at_least(0)},
+           {"latents", &own.latents, "", "also write what each latent does to this HDF5 file"},
+           {"latents.top", &own.top, "rows", "on which a latent fires most", between(1, 1000)},
+           {"latents.neighbours", &own.neighbours, "",
+            "and its nearest decoder row: n_latents^2 width operations"},
+           {"data.batch_size", &own.batch_size, "rows",
+            "of a pass, at most a peers' batch; changes memory and speed alone", between(1, 1e9)},
            {"mesh.data", &own.mesh.data, "ranks", "parts of the batch; 0 = auto",
             between(0, 1048576)},
            {"mesh.feature", &own.mesh.feature, "ranks", "parts of the dictionary; 0 = auto",
@@ -54,44 +70,38 @@ OptionSet options(EvalOptions& own) {
       .required = {"run.dir", "data.path"}};
 }
 
-std::string held_out(const std::string& path) {
-  return folder_exists(path + "/eval") ? path + "/eval" : path;
+// The names of --eval.metrics, between commas. Exit 2 for one that is none.
+std::vector<std::string> wanted_metrics(const std::string& list) {
+  std::vector<std::string> wanted;
+  const std::vector<std::string> known = report_names();
+  for (size_t begin = 0; begin <= list.size() && !list.empty();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    wanted.push_back(list.substr(begin, end - begin));
+    begin = end + 1;
+    if (std::find(known.begin(), known.end(), wanted.back()) != known.end()) continue;
+    const std::string near = nearest_name(wanted.back(), known);
+    fail_agreed(ExitCode::usage,
+                fmt::format("eval.metrics: there is no metric {}; allowed: {}",
+                            in_quotes(wanted.back()), fmt::join(known, ", ")),
+                near.empty() ? "" : fmt::format("did you mean '{}'?", near));
+  }
+  return wanted;
 }
 
-// One shard of a dictionary that was read whole.
-SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
-  Dictionary& d = saved.dictionary;
-  const bool tied = d.tied();
-  d.latents = shard_of(d.n, parts, index);
-  const auto mine = [&](const at::Tensor& t) {
-    return t.narrow(0, d.latents.begin, d.latents.size()).contiguous();
-  };
-  d.w_enc_ld = mine(d.w_enc_ld);
-  d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
-  d.b_enc_l = mine(d.b_enc_l);
-  for (at::Tensor& extra : d.extra_l) extra = mine(extra);
-  return saved;
-}
-
-struct Judged {
-  std::string folder;
-  SavedDictionary saved;  // this rank's shard
-};
-
-// Rank 0's answer on every rank: a run that goes on may save another meanwhile.
-std::string folder_of(const EvalOptions& own, Communicator& world) {
-  const std::string path = own.checkpoint.empty() ? own.run : own.checkpoint;
-  const bool foreign = own.weights == "last" && foreign_format(path) != nullptr;
-  std::string found;
-  if (world.rank() == 0) found = foreign ? path : find_checkpoint(path);
-  return broadcast_text(world, found, "dictionary");
-}
-
-Judged load_dictionary(const EvalOptions& own, const std::string& folder, const Mesh& mesh) {
-  const int parts = mesh.feature_size(), index = mesh.feature_index;
-  if (foreign_format(folder) != nullptr && own.weights == "last")
-    return {folder, shard_of_whole(load_foreign(folder), parts, index)};
-  return {folder, load_saved(folder, own.weights, parts, index)};
+MetricReport judge(const EvalOptions& own, const Mesh& mesh, const std::string& folder,
+                   const SavedDictionary& saved, const ShardIndex& data) {
+  LatentStatistics statistics(saved.dictionary.latents, own.latents.empty() ? 0 : own.top);
+  EvaluateArgs args{own.tokens, own.batch_size, own.peer_batch, own.bootstrap, nullptr};
+  if (!own.latents.empty()) args.latents = &statistics;
+  const MetricReport report = evaluate(mesh, saved.dictionary, saved.normalization, data, args);
+  if (own.latents.empty()) return report;
+  const auto rows = static_cast<int64_t>(report["rows"]);
+  write_latent_statistics(
+      own.latents, mesh, saved.dictionary, statistics, data,
+      {folder, held_out(own.data), rows, saved.normalization.scale, own.neighbours});
+  say(fmt::format("wrote statistics of {} latents on {} rows to {}", saved.dictionary.n, rows,
+                  own.latents));
+  return report;
 }
 
 }  // namespace
@@ -104,37 +114,36 @@ std::string help_eval() {
 int run_eval(Launch& launch, const Args& args) {
   EvalOptions own;
   read_options(options(own), args);
+  const std::vector<std::string> wanted = wanted_metrics(own.metrics);
   start_watchdog({});
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Mesh mesh = make_mesh(launch.world(), own.mesh);
-  Judged judged;
+  SavedDictionary saved;
   ShardIndex data;
   at::Tensor truth;
-  if (launch.facts().rank == 0 && !own.json.empty() && !folder_exists(parent_folder(own.json)))
-    fail(ExitCode::error, fmt::format("cannot write {}: there is no folder {}", in_quotes(own.json),
-                                      in_quotes(parent_folder(own.json))));
-  const std::string folder = folder_of(own, launch.world());
+  if (launch.facts().rank == 0)
+    for (const std::string& path : {own.json, own.latents})
+      if (!path.empty()) refuse_unwritable(path);
+  const std::string folder = dictionary_folder(own.checkpoint.empty() ? own.run : own.checkpoint,
+                                               own.weights, launch.world());
   rank_zero_first(launch.world(), [&] {
-    judged = load_dictionary(own, folder, mesh);
+    saved = load_shard(folder, own.weights, mesh.feature_size(), mesh.feature_index);
     data = ShardIndex::open(held_out(own.data));
-    if (!own.truth.empty()) truth = read_truth(own.truth, judged.saved.dictionary.d);
+    if (!own.truth.empty()) truth = read_truth(own.truth, saved.dictionary.d);
   });
   refuse_other_shards(launch.world(), data, held_out(own.data));
-  const Dictionary& dictionary = judged.saved.dictionary;
-  if (dictionary.d != data.width())
-    fail_agreed(ExitCode::bad_data,
-                fmt::format("the dictionary in {} has width {}, the rows of {} have {}",
-                            in_quotes(judged.folder), dictionary.d, in_quotes(held_out(own.data)),
-                            data.width()));
-  const MetricReport report =
-      evaluate(mesh, dictionary, judged.saved.normalization, data, {own.tokens, own.batch_size});
+  refuse_other_width(folder, saved.dictionary, held_out(own.data), data);
+  MetricReport report = judge(own, mesh, folder, saved, data);
+  if (!wanted.empty()) keep_only(report, wanted);
   nlohmann::ordered_json json = metrics_json(report);
-  json["checkpoint"] = judged.folder;
+  json["checkpoint"] = folder;
   json["data"] = held_out(own.data);
-  json["step"] = judged.saved.step;
-  json["tokens"] = judged.saved.tokens;
+  json["step"] = saved.step;
+  json["tokens"] = saved.tokens;
+  json["n_latents"] = saved.dictionary.n;
+  json["d"] = saved.dictionary.d;
   say(metrics_text(report));
-  if (truth.defined()) json.update(judge_against_truth(mesh, dictionary, truth));
+  if (truth.defined()) json.update(judge_against_truth(mesh, saved.dictionary, truth));
   if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);
   return 0;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/fields.h"
@@ -14,16 +15,20 @@
 #include "base/log.h"
 #include "base/range.h"
 #include "data/shard_index.h"
+#include "io/file.h"
+#include "io/json_file.h"
 
 namespace megadict {
 
 namespace {
 
+using nlohmann::ordered_json;
+
 struct PlanOptions {
   int64_t width = 0;
   int64_t rows = 0;
   int ranks = 0;
-  std::string dtype, machine;
+  std::string dtype, machine, json;
   int ranks_per_node = 0;
   double signal_s = 300;  // of launch/train.sbatch
 };
@@ -46,14 +51,16 @@ OptionSet options(Config& config, PlanOptions& own) {
        {"ranks_per_node", &own.ranks_per_node, "ranks",
         "that share a machine; 0 = as many as it has threads", between(0, 1048576)},
        {"signal_s", &own.signal_s, "s", "that the job's USR1 comes before its end",
-        between(0, 1e6)}});
+        between(0, 1e6)},
+       {"json", &own.json, "", "also write the numbers to this file"}});
   return set;
 }
 
 // What nobody gave is read from the shards, if there are any.
 void look_at_data(const std::string& path, PlanOptions& own) {
   if (own.width == 0 && path.empty())
-    fail_agreed(ExitCode::usage, "neither --d nor --data.path was given: how wide are rows?",
+    fail_agreed(ExitCode::usage,
+                "neither --d nor --data.path was given, which say how wide rows are",
                 "megadict plan --help");
   if (!path.empty()) {
     const ShardIndex index = ShardIndex::open(path);
@@ -185,6 +192,54 @@ void say_scaling(const PlanInput& in, const Machine& machine, int on_a_node) {
   }
 }
 
+ordered_json memory_json(const MemoryPlan& held) {
+  return {{"weights", held.weights},
+          {"moments", held.moments},
+          {"gradients", held.gradients},
+          {"average", held.average},
+          {"counters", held.counters},
+          {"screen", held.screen},
+          {"buffers", held.buffers},
+          {"window", held.window},
+          {"program", held.program},
+          {"peak", held.peak()},
+          {"per_dead_latent", held.bytes_per_dead_latent}};
+}
+
+// Sizes, and bytes as the lines above say them; with a machine file also seconds.
+ordered_json plan_json(const PlanInput& in, const MeshConfig& mesh, const DataFacts& facts) {
+  const auto moved = transfers(in, mesh.data, mesh.feature);
+  ordered_json out = {{"ranks", facts.ranks},
+                      {"mesh", {{"data", mesh.data}, {"feature", mesh.feature}}},
+                      {"n_latents", in.latents},
+                      {"width", in.width},
+                      {"batch_size", in.batch},
+                      {"steps", facts.steps},
+                      {"parameters", parameters(in)},
+                      {"checkpoint_bytes", disk(in).checkpoint},
+                      {"disk_bytes", disk(in).peak},
+                      {"memory_bytes", memory_json(memory(in, mesh.data, mesh.feature))},
+                      {"received_bytes", total_bytes(moved)},
+                      {"transfers", ordered_json::array()}};
+  for (const Transfer& transfer : moved)
+    if (transfer.bytes > 0)
+      out["transfers"].push_back({{"step", transfer.step},
+                                  {"name", transfer.name},
+                                  {"axis", transfer.axis},
+                                  {"bytes", transfer.bytes},
+                                  {"estimate", transfer.estimate}});
+  return out;
+}
+
+ordered_json time_json(const PlanInput& in, const MeshConfig& mesh, int on_a_node,
+                       const Machine& machine) {
+  const TimePlan time = step_time(in, mesh.data, mesh.feature, on_a_node, machine);
+  return {{"machine", machine.name},     {"measured", machine.measured},
+          {"ranks_per_node", on_a_node}, {"encode", time.encode},
+          {"decode", time.decode},       {"update", time.update},
+          {"exchange", time.exchange},   {"step", time.step()}};
+}
+
 void say_all_meshes(const PlanInput& in, int ranks, const MeshConfig& chosen) {
   const auto meshes = meshes_of(ranks, in.latents);
   int64_t least = -1;
@@ -224,6 +279,10 @@ int run_plan(Launch& launch, const Args& args) {
   PlanOptions own;
   settings.sources = read_options(options(settings.config, own), args);
   check_config(settings.config);
+  if (!own.json.empty() && !folder_exists(parent_folder(own.json)))
+    fail_agreed(ExitCode::error,
+                fmt::format("cannot write {}: there is no folder {}", in_quotes(own.json),
+                            in_quotes(parent_folder(own.json))));
   const DataConfig& data = settings.config.data;
   Machine machine;
   if (!own.machine.empty())
@@ -242,8 +301,10 @@ int run_plan(Launch& launch, const Args& args) {
   say_mesh(in, settings.config.mesh);
   const auto& mesh = settings.config.mesh;
   const int on_a_node = own.ranks_per_node > 0 ? own.ranks_per_node : machine.ranks_per_node();
+  ordered_json json = plan_json(in, mesh, facts);
   if (!own.machine.empty()) {
     const int here = std::min(facts.ranks, on_a_node);
+    json["step_s"] = time_json(in, mesh, here, machine);
     say_time(in, mesh, here, machine);
     say_save(in, mesh, here, own.signal_s, machine);
   }
@@ -253,6 +314,7 @@ int run_plan(Launch& launch, const Args& args) {
         "mpirun megadict bench machine measures them");
   if (facts.ranks > 1) say_all_meshes(in, facts.ranks, mesh);
   if (!own.machine.empty()) say_scaling(in, machine, on_a_node);
+  if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);
   return 0;
 }
 

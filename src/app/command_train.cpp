@@ -5,8 +5,8 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
 #include "app/commands.h"
@@ -14,12 +14,14 @@
 #include "app/memory_check.h"
 #include "app/run_folder.h"
 #include "app/settings.h"
+#include "app/staging.h"
 #include "app/together.h"
 #include "app/truth.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "data/norm_filter.h"
 #include "data/row_reader.h"
+#include "data/stage.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
@@ -61,17 +63,6 @@ std::vector<int64_t> surviving_rows(Communicator& world, const ShardIndex& index
   return filter.survivors;
 }
 
-// A run's folders beside shards would be taken for a data set's (eval/, final/).
-void refuse_run_among_shards(const ShardIndex& rows, const std::string& run) {
-  for (const ShardInfo& shard : rows.shards()) {
-    std::error_code absent;
-    if (std::filesystem::equivalent(parent_folder(shard.path), run, absent))
-      fail_agreed(ExitCode::usage,
-                  fmt::format("run.dir {} is the folder of the shards", in_quotes(run)),
-                  "another run.dir");
-  }
-}
-
 TrainData open_data(Communicator& world, Settings& settings) {
   DataConfig& config = settings.config.data;
   TrainData data;
@@ -91,10 +82,22 @@ TrainData open_data(Communicator& world, Settings& settings) {
                 fmt::format("data.eval_path {} holds rows of width {}, data.path {} of width {}",
                             in_quotes(config.eval_path), data.held_out->width(),
                             in_quotes(config.path), data.rows.width()));
-  refuse_run_among_shards(data.rows, settings.config.run.dir);
-  if (data.held_out) refuse_run_among_shards(*data.held_out, settings.config.run.dir);
+  // A run's folders beside shards would be taken for a data set's (eval/, final/).
+  const std::string& run = settings.config.run.dir;
+  refuse_folder_of_shards(data.rows, "run.dir", run);
+  if (data.held_out) refuse_folder_of_shards(*data.held_out, "run.dir", run);
   data.survivors = surviving_rows(world, data.rows, config.max_norm_multiple);
   return data;
+}
+
+// Training shards that the plan needs, and all that are held out, to the node's disk.
+void stage_data(Launch& launch, const std::string& folder, const BatchPlan& plan, TrainData& data) {
+  if (folder.empty()) return;
+  stage_shards(launch, folder, shards_needed(data.rows, plan), data.rows);
+  if (!data.held_out) return;
+  std::vector<int32_t> all(data.held_out->shards().size());
+  std::iota(all.begin(), all.end(), 0);
+  stage_shards(launch, folder, all, *data.held_out);
 }
 
 at::Device training_device(const RunConfig& run, const LaunchFacts& facts) {
@@ -209,7 +212,7 @@ int run_train(Launch& launch, const Args& args) {
   StartPoint start = find_start(launch.world(), config.run);
   adopt_start(start, settings);
   settle_threads(settings, launch.facts());
-  const TrainData data = open_data(launch.world(), settings);
+  TrainData data = open_data(launch.world(), settings);
   const BatchPlan plan = settle(settings, start, data, launch.facts().ranks);
   if (device.is_cpu())
     check_memory(launch, config, data.rows.width(),
@@ -219,7 +222,8 @@ int run_train(Launch& launch, const Args& args) {
   TrainJob job{.data_config = config.data,
                .model = config.model,
                .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps(),
-                        config.mesh.exchange, config.run.deterministic, config.mesh.overlap},
+                        config.mesh.exchange, config.run.deterministic, config.mesh.overlap,
+                        config.run.seed},
                .kernels = config.kernels,
                .encode_was_auto = source_of(settings, "kernels.encode") == "resolved",
                .run = config.run,
@@ -239,13 +243,15 @@ int run_train(Launch& launch, const Args& args) {
       settings, "kernels.isa", config.kernels.isa,
       choose_kernels(launch.world(), config.kernels,
                      source_of(settings, "kernels.isa") == "resolved", config.run.deterministic));
+  stage_data(launch, config.data.stage_dir, plan, data);
   TrainState state = start_state(mesh, job);
   job.kernels.encode = choose_encode(mesh, job, state);
   resolve_field(settings, "kernels.encode", config.kernels.encode, job.kernels.encode);
   write_run_folder(launch, settings, args, start);
+  const nlohmann::ordered_json at_start = communication_by_axis(mesh);
   const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && others.truth_nd.defined()) judge_final(mesh, job, others.truth_nd);
-  write_communication(mesh, config.run.dir);
+  write_communication(mesh, config.run.dir, at_start);
   return static_cast<int>(code);
 }
 

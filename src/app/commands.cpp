@@ -15,6 +15,8 @@ constexpr Command kCommands[] = {
     {"train", "train one dictionary on the mesh; checkpoints, resumes, logs", run_train,
      help_train},
     {"eval", "metrics of a dictionary on held-out shards", run_eval, help_eval},
+    {"encode", "write the sparse codes of a data set", run_encode, help_encode},
+    {"compare", "how far dictionaries hold the same latents", run_compare, help_compare},
     {"export", "write a dictionary in another tool's layout", run_export, help_export},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},
@@ -33,7 +35,10 @@ std::string table_help(std::span<const Command> table, const std::string& prefix
   std::string text = fmt::format("usage: {} COMMAND [--name value ...]\n\n", prefix);
   for (const Command& command : table)
     text += fmt::format("  {:<10} {}\n", command.name, command.summary);
-  return text + fmt::format("\n{} COMMAND --help lists what a command takes.", prefix);
+  return text +
+         fmt::format(
+             "\n{} COMMAND --help lists what a command takes; --quiet leaves progress lines out.",
+             prefix);
 }
 
 int dispatch(std::span<const Command> table, const std::string& prefix, Launch& launch,

@@ -24,7 +24,8 @@ int run(int argc, char** argv) {
   // Before MPI starts, which may take long: the first step sees what came until then.
   if (argc > 1 && std::string_view(argv[1]) == "train") install_stop_handlers();
   Launch launch(&argc, &argv);
-  const Args args(argv + 1, argv + argc);
+  Args args(argv + 1, argv + argc);
+  if (std::erase(args, "--quiet") > 0) set_quiet();
   int code = 0;
   if (!args.empty() && args.front() == "--version")
     say(fmt::format("megadict {}", version()));

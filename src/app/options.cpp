@@ -31,6 +31,7 @@ std::vector<std::string> known_names(const OptionSet& set) {
   std::vector<std::string> names = names_of(set.fields);
   if (set.config_file) names.emplace_back("config");
   names.emplace_back("help");
+  names.emplace_back("quiet");  // main takes it out
   return names;
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/screen_product.h"
 #include "model/activations.h"
 #include "model/matryoshka.h"
+#include "train/resample.h"
 #include "train/schedule.h"
 
 namespace megadict {
@@ -83,9 +84,15 @@ void resolve_dead(Settings& settings, const DataFacts& facts) {
   if (dead.k_aux > latents)
     refuse(fmt::format("dead.k_aux = {} is more than model.n_latents = {}; allowed: 0 to {}",
                        dead.k_aux, latents, latents));
+  const bool strata = dead.auxk_alpha > 0 && dead.auxk_stratum > 0;
   if (dead.k_aux == 0)
     resolve<int64_t>(settings, "dead.k_aux", dead.k_aux,
                      std::clamp<int64_t>(facts.width / 2, 1, latents));
+  if (strata && dead.auxk_stratum < dead.k_aux)
+    refuse(
+        fmt::format("dead.auxk_stratum = {} is less than dead.k_aux = {}; allowed: 0 (all dead "
+                    "latents), or dead.k_aux or more",
+                    dead.auxk_stratum, dead.k_aux));
   const int64_t tokens = settings.config.data.tokens;
   if (dead.window_tokens == 0 && tokens > 0)
     resolve<int64_t>(settings, "dead.window_tokens", dead.window_tokens,
@@ -164,6 +171,12 @@ void check_config(const Config& config) {
                        "the whole data.batch_size = {}",
                        data.micro_batch_size, model.activation, data.batch_size),
            "data.micro_batch_size = 0, and more ranks where the batch does not fit");
+  if (resample_steps(config.dead.resample_steps).first() > 0 &&
+      resample_rule(model.activation) == nullptr)
+    refuse(fmt::format("dead.resample_steps = {} with model.activation = {}, whose latents cannot "
+                       "start anew",
+                       config.dead.resample_steps, model.activation),
+           "dead.resample_steps = never");
   const bool screened = screen_named(config.kernels.encode) != nullptr;
   if (screened && (!activation.has_k || config.run.device != "cpu"))
     refuse(fmt::format("kernels.encode = {} with model.activation = {} and run.device = {}; "
@@ -222,7 +235,16 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
         "data.normalize = none: jumprelu's thresholds and their bandwidth are meant for rows of "
         "mean |x|^2 = 1 (data.normalize = unit_rms)");
   if (!chosen.has_k) unused("model.k", activation);
-  if (config.dead.auxk_alpha == 0) unused("dead.k_aux", "dead.auxk_alpha = 0");
+  if (!config.model.init_from.empty())
+    unused("model.b_dec_start", "model.init_from gives all weights");
+  for (const char* name : {"dead.k_aux", "dead.auxk_every", "dead.auxk_stratum"})
+    if (config.dead.auxk_alpha == 0) unused(name, "dead.auxk_alpha = 0");
+  const int64_t resampling = resample_steps(config.dead.resample_steps).first();
+  for (const char* name :
+       {"dead.resample_rows", "dead.resample_scale", "dead.resample_warmup_steps"})
+    if (resampling == 0) unused(name, "dead.resample_steps = never");
+  if (facts.steps > 0 && resampling >= facts.steps)
+    unused("dead.resample_steps", fmt::format("the run has {} steps", facts.steps));
   if (config.data.micro_batch_size == config.data.batch_size)
     unused("mesh.overlap", "data.micro_batch_size = data.batch_size");
   else if (config.run.device != "cpu")

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "app/field.h"
 #include "base/error.h"
@@ -47,6 +48,16 @@ void refuse_other_shards(Communicator& world, const ShardIndex& index, const std
                      index.shards().size(), index.rows(), in_quotes(path)),
          "start when the data set is complete, from a folder that is the same on every node");
   world.barrier("shards");
+}
+
+void refuse_folder_of_shards(const ShardIndex& index, const char* name, const std::string& folder) {
+  for (const ShardInfo& shard : index.shards()) {
+    std::error_code absent;
+    if (std::filesystem::equivalent(parent_folder(shard.path), folder, absent))
+      fail_agreed(ExitCode::usage,
+                  fmt::format("{} {} is the folder of the shards", name, in_quotes(folder)),
+                  fmt::format("another {}", name));
+  }
 }
 
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,

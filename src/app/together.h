@@ -21,6 +21,9 @@ std::string broadcast_text(Communicator& world, const std::string& text, const c
 // not the same everywhere. Collective.
 void refuse_other_shards(Communicator& world, const ShardIndex& index, const std::string& path);
 
+// Exit 2 where `folder`, the value of the field `name`, is that of the shards. Agreed.
+void refuse_folder_of_shards(const ShardIndex& index, const char* name, const std::string& folder);
+
 // Each rank's part of a vector, one after the other, on every rank. Collective.
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,
                                 const char* name);

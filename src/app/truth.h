@@ -11,7 +11,8 @@
 
 namespace megadict {
 
-// W_dec [n, width] of FOLDER/truth.safetensors. Exit 3 for another width or an unreadable file.
+// W_dec [n, width] of FOLDER/truth.safetensors; width 0 = any. Exit 3 for another width or an
+// unreadable file.
 at::Tensor read_truth(const std::string& folder, int64_t width);
 
 // Prints mcc, mcc_cosine and mmcs beside what a random dictionary scores; returns the same as

@@ -16,6 +16,7 @@ struct Identity {
   int ranks = 1;
   std::string host;
   bool progress_shown = false;
+  bool quiet = false;
   int output_error = 0;  // errno of the first line that stdout did not take
 };
 
@@ -55,12 +56,24 @@ std::string lost_output() {
 }
 
 void progress(const std::string& line) {
-  static const bool terminal = isatty(STDERR_FILENO) != 0;
-  if (identity().rank != 0 || !terminal) return;
+  if (identity().rank != 0 || !on_terminal() || is_quiet()) return;
   const std::string text = "\r\033[K" + line;
   std::fwrite(text.data(), 1, text.size(), stderr);
   std::fflush(stderr);
   identity().progress_shown = true;
+}
+
+bool on_terminal() {
+  static const bool terminal = isatty(STDERR_FILENO) != 0;
+  return terminal;
+}
+
+void set_quiet() {
+  identity().quiet = true;
+}
+
+bool is_quiet() {
+  return identity().quiet;
 }
 
 void note(const std::string& line) {

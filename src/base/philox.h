@@ -19,7 +19,10 @@ enum class Purpose : uint32_t {
   shuffle = 7,
   split = 8,
   screen_check = 9,
+  resample = 10,
+  auxk_stratum = 11,
   random_baseline = 20,
+  bootstrap = 30,
   test = 99,
 };
 

@@ -2,10 +2,12 @@
 #include "comm/launch_env.h"
 
 #include <fmt/format.h>
+#include <mpi.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -64,6 +66,26 @@ bool is_set(const char* name) {
   return std::getenv(name) != nullptr;
 }
 
+// Open MPI takes PMIx; for SLURM's older PMI it has to be built so, which nobody can ask it before
+// MPI_Init ends the process.
+bool speaks_pmi() {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  return !std::string_view(version).starts_with("Open MPI") || environment("MEGADICT_MPI") == "1";
+}
+
+// Task 0 says it for all. Its exit makes srun -K send TERM to the others, which would turn the
+// job's code into 143: they ignore it, and task 0 leaves after they have had time to.
+[[noreturn]] void refuse_step(int tasks, const std::string& what, const std::string& hint) {
+  const int task = std::atoi(environment("SLURM_PROCID").c_str());
+  log_identity(task, tasks, "");
+  std::signal(SIGTERM, SIG_IGN);
+  sleep(task == 0 ? 1 : 2);
+  if (task != 0) std::_Exit(static_cast<int>(ExitCode::usage));
+  fail_agreed(ExitCode::usage, what, hint);
+}
+
 }  // namespace
 
 std::string environment(const char* name) {
@@ -92,18 +114,13 @@ std::vector<std::string> launch_settings() {
 
 void guard_against_blind_srun(int ranks) {
   if (launcher_name() != "srun" || ranks > 1) return;
-  if (ranks == 0 && (is_set("PMIX_RANK") || is_set("PMI_RANK") || is_set("PMI_FD"))) return;
   const int tasks = std::atoi(environment("SLURM_STEP_NUM_TASKS").c_str());
-  if (tasks <= 1) return;
-  const int task = std::atoi(environment("SLURM_PROCID").c_str());
-  log_identity(task, tasks, "");
-  // Task 0 says it for all. Its exit makes srun -K send TERM to the others, which would turn the
-  // job's code into 143: they ignore it, and task 0 leaves after they have had time to.
-  std::signal(SIGTERM, SIG_IGN);
-  sleep(task == 0 ? 1 : 2);
-  if (task != 0) std::_Exit(static_cast<int>(ExitCode::usage));
-  fail_agreed(ExitCode::usage, fmt::format("srun started {} tasks but MPI sees 1", tasks),
-              "srun --mpi=pmix");
+  const bool pmix = is_set("PMIX_RANK"), pmi = is_set("PMI_RANK") || is_set("PMI_FD");
+  if (ranks == 0 && pmi && !pmix && !speaks_pmi())
+    refuse_step(tasks, "srun --mpi=pmi2 does not start Open MPI",
+                "srun --mpi=pmix; where Open MPI was built with PMI, MEGADICT_MPI=1 tries it");
+  if (tasks <= 1 || (ranks == 0 && (pmix || pmi))) return;
+  refuse_step(tasks, fmt::format("srun started {} tasks but MPI sees 1", tasks), "srun --mpi=pmix");
 }
 
 void prepare_mpi_alone() {

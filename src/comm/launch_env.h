@@ -15,7 +15,8 @@ std::string launcher_name();
 std::vector<std::string> launch_settings();
 
 // Exit 2 if srun started several tasks and MPI sees one: each would be a run of its own, all
-// writing to the same folder. With `ranks` 0 (before MPI_Init) it judges by srun's variables alone.
+// writing to the same folder. With `ranks` 0 (before MPI_Init) it judges by srun's variables alone,
+// and also refuses PMI-2 for an Open MPI, which would end in MPI_Init with pages of text.
 void guard_against_blind_srun(int ranks);
 
 // Before MPI_Init, for a process that no launcher of Open MPI's made: lets it start alone, without

@@ -9,6 +9,7 @@ namespace megadict {
 struct DataConfig {
   std::string path;                 // folder or glob of shards
   std::string eval_path;            // "" = PATH/eval where it exists
+  std::string stage_dir;            // node-local folder that shards are copied to; "" = none
   int64_t batch_size = 4096;        // rows of the global batch
   int64_t micro_batch_size = 0;     // rows of the global micro-batch; 0 = batch_size
   double scale = 1.0;               // every row is multiplied by this first

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/philox.h"
+#include "base/progress.h"
 #include "data/inspect.h"
 #include "data/rows.h"
 #include "data/shard_set.h"
@@ -149,7 +150,13 @@ class Importer {
   }
 
   ImportReport run() {
-    for (const auto& source : sources_) import(source);
+    int64_t rows = 0, before = 0;
+    for (const auto& source : sources_) rows += source.rows;
+    Progress shown("import", rows, "rows");
+    for (const auto& source : sources_) {
+      import(source, before, shown);
+      before += source.rows;
+    }
     training_.finish();
     evaluation_.finish();
     report_.files = static_cast<int64_t>(sources_.size());
@@ -181,7 +188,7 @@ class Importer {
     return source.rows - eval_rows_of(source.rows, options_.eval_fraction);
   }
 
-  void import(const ActivationSource& source) {
+  void import(const ActivationSource& source, int64_t rows_before, Progress& shown) {
     if (source.was_float64)
       warn(fmt::format("'{}' holds float64; it is rounded to float32", source.path));
     const Columns columns(source);
@@ -203,7 +210,7 @@ class Importer {
         append(source, row, rows.data() + (row - range.begin) * row_bytes, columns,
                held ? evaluation_ : training_);
       }
-      progress(fmt::format("import: row {} of {} in '{}'", range.end, source.rows, source.path));
+      shown.at(rows_before + range.end);
     }
   }
 

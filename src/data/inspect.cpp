@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/log.h"
+#include "base/progress.h"
 #include "data/row_reader.h"
 #include "data/rows.h"
 #include "data/shard_file.h"
@@ -111,7 +111,7 @@ class Verifier {
  public:
   Verifier(const ShardFile& file, VerifyReport& report) : file_(file), report_(report) {}
 
-  void run() {
+  void run(Progress& shown) {
     if (file_.has("norm")) {
       norms_.resize(static_cast<size_t>(file_.rows()));
       file_.read_column("norm", {0, file_.rows()}, view_of(norms_.data(), file_.rows()));
@@ -131,7 +131,7 @@ class Verifier {
       }
       ++report_.chunks;
       report_.bytes += static_cast<int64_t>(rows.size());
-      progress(fmt::format("verify: chunk {} of {} in '{}'", i + 1, file_.chunks(), file_.path()));
+      shown.at(report_.bytes >> 20);
     }
     report_.rows += file_.rows();
   }
@@ -175,12 +175,20 @@ std::vector<std::string> data_info(const std::string& path_or_glob) {
 }
 
 VerifyReport verify_data_set(const std::string& path_or_glob) {
+  std::vector<std::string> paths = find_shards(path_or_glob);
+  if (const std::string eval = path_or_glob + "/eval"; folder_exists(eval)) {
+    const std::vector<std::string> held_out = find_shards(eval);
+    paths.insert(paths.end(), held_out.begin(), held_out.end());
+  }
   VerifyReport report;
-  for (const std::string& path : find_shards(path_or_glob)) {
+  int64_t bytes = 0;
+  for (const std::string& path : paths) bytes += file_size(path);
+  Progress shown("verify", bytes >> 20, "MiB");
+  for (const std::string& path : paths) {
     ++report.shards;
     try {
       const ShardFile file = ShardFile::open(path);
-      Verifier(file, report).run();
+      Verifier(file, report).run(shown);
     } catch (const Error& error) {
       if (report.problems.size() < 100) report.problems.push_back(error.what());
     }

@@ -19,8 +19,8 @@ struct VerifyReport {
   std::vector<std::string> problems;  // one line each: shard, chunk and rows; at most 100
 };
 
-// Reads everything: every chunk against its checksums, every row for values that are not finite,
-// the norm column against the rows. Goes on after a problem.
+// Reads everything, the folder's eval/ too: every chunk against its checksums, every row for values
+// that are not finite, the norm column against the rows. Goes on after a problem.
 VerifyReport verify_data_set(const std::string& path_or_glob);
 
 }  // namespace megadict

@@ -130,4 +130,19 @@ std::vector<float> row_norms(const ShardIndex& index, Range rows) {
   return norms;
 }
 
+std::vector<uint32_t> read_column(const ShardIndex& index, const std::string& column, Range rows) {
+  std::vector<uint32_t> values(static_cast<size_t>(rows.size()));
+  for (const ShardInfo& shard : index.shards()) {
+    const Range wanted = intersect(shard.rows, rows);
+    if (wanted.empty()) continue;
+    const ShardFile file = ShardFile::open(shard.path);
+    if (!file.has(column))
+      fail(ExitCode::bad_data, fmt::format("'{}' has no column '{}'", shard.path, column));
+    const int64_t first = wanted.begin - shard.rows.begin;
+    file.read_column(column, {first, first + wanted.size()},
+                     view_of(values.data() + (wanted.begin - rows.begin), wanted.size()));
+  }
+  return values;
+}
+
 }  // namespace megadict

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "data/shard_index.h"
@@ -37,5 +38,8 @@ void check_finite(const ShardIndex& index, int64_t first_row, int64_t count, con
 
 // Norms of some rows: the stored column where a shard has one, else computed from the rows.
 std::vector<float> row_norms(const ShardIndex& index, Range rows);
+
+// tokens, position or document of some rows. Exit 3 where a shard has no such column.
+std::vector<uint32_t> read_column(const ShardIndex& index, const std::string& column, Range rows);
 
 }  // namespace megadict

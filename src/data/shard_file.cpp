@@ -195,6 +195,11 @@ std::vector<uint32_t> ShardFile::chunk_checksums() const {
   return checksums;
 }
 
+uint64_t checksum_of(const ShardFile& file) {
+  const std::vector<uint32_t> checksums = file.chunk_checksums();
+  return hash_bytes(checksums.data(), checksums.size() * sizeof(checksums[0]));
+}
+
 size_t largest_chunk_bytes(const ShardIndex& index) {
   const auto row_bytes = index.width() * static_cast<int64_t>(size_of(index.facts().dtype));
   int64_t rows = 0;

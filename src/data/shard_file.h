@@ -72,6 +72,9 @@ class ShardFile {
   std::optional<Map> map_;  // once announce_chunk() has been called
 };
 
+// Of all chunk_checksums(): ShardInfo::checksum.
+uint64_t checksum_of(const ShardFile& file);
+
 // Room that ShardPool::read() needs for any chunk of the data set.
 size_t largest_chunk_bytes(const ShardIndex& index);
 

@@ -36,11 +36,6 @@ std::string difference(const DatasetFacts& a, const DatasetFacts& b) {
   return "";
 }
 
-uint64_t checksum_of(const ShardFile& file) {
-  const std::vector<uint32_t> checksums = file.chunk_checksums();
-  return hash_bytes(checksums.data(), checksums.size() * sizeof(checksums[0]));
-}
-
 }  // namespace
 
 std::vector<std::string> find_shards(const std::string& path) {
@@ -90,6 +85,10 @@ ShardIndex ShardIndex::open(const std::string& path_or_glob) {
     next += file.rows();
   }
   return index;
+}
+
+void ShardIndex::move_shard(int32_t shard, const std::string& path) {
+  shards_[static_cast<size_t>(shard)].path = path;
 }
 
 int64_t ShardIndex::rows() const {

@@ -47,6 +47,8 @@ class ShardIndex {
   const DatasetFacts& facts() const { return facts_; }
   const std::vector<ShardInfo>& shards() const { return shards_; }
   const std::vector<Chunk>& chunks() const { return chunks_; }
+  // The same shard is read at another path from here on, a copy under the same name.
+  void move_shard(int32_t shard, const std::string& path);
   // 16 hex digits over names (without folder), rows, dtype, width and checksums.
   std::string fingerprint() const;
 

@@ -10,8 +10,8 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "base/philox.h"
+#include "base/progress.h"
 #include "data/row_reader.h"
 #include "data/shard_file.h"
 #include "data/shard_set.h"
@@ -109,10 +109,12 @@ class Shuffler {
   }
 
   void run(ShardSetWriter& writer) {
-    std::vector<Bucket> buckets = scatter();
-    for (size_t b = 0; b < buckets.size(); ++b) {
-      write_sorted(buckets[b].take(), writer);
-      progress(fmt::format("shuffle: part {} of {}", b + 1, buckets.size()));
+    // Every row is read and spread, then sorted and written.
+    Progress shown("shuffle", 2 * index_.rows(), "rows");
+    std::vector<Bucket> buckets = scatter(shown);
+    for (Bucket& bucket : buckets) {
+      write_sorted(bucket.take(), writer);
+      shown.at(index_.rows() + writer.rows());
     }
     remove_file(scratch_);
   }
@@ -122,15 +124,15 @@ class Shuffler {
 
   size_t record_bytes() const { return sizeof(RowTag) + row_bytes_; }
 
-  std::vector<Bucket> scatter() {
+  std::vector<Bucket> scatter(Progress& shown) {
     std::vector<Bucket> buckets;
     for (int64_t b = 0; b < bucket_count_; ++b)
       buckets.emplace_back(fmt::format("{}/{:04}", scratch_, b));
-    for (const ShardInfo& shard : index_.shards()) scatter(shard, buckets);
+    for (const ShardInfo& shard : index_.shards()) scatter(shard, buckets, shown);
     return buckets;
   }
 
-  void scatter(const ShardInfo& shard, std::vector<Bucket>& buckets) {
+  void scatter(const ShardInfo& shard, std::vector<Bucket>& buckets, Progress& shown) {
     const ShardFile file = ShardFile::open(shard.path);
     std::vector<std::byte> rows(file.stored_bytes());
     for (int64_t c = 0; c < file.chunks(); ++c) {
@@ -157,6 +159,7 @@ class Shuffler {
             (static_cast<unsigned __int128>(tag.key) * static_cast<uint64_t>(bucket_count_)) >> 64);
         buckets[bucket].add(tag, rows.data() + at * row_bytes_, row_bytes_);
       }
+      shown.at(shard.rows.begin + range.end);
     }
   }
 

@@ -7,8 +7,8 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "base/philox.h"
+#include "base/progress.h"
 #include "data/rows.h"
 #include "data/shard_set.h"
 #include "io/safetensors.h"
@@ -241,12 +241,13 @@ std::pair<int64_t, int64_t> write_synth(const SynthDataset& dataset) {
   ShardSetWriter training(folder.path(), facts), evaluation(folder.path() + "/eval", facts);
   std::vector<float> x(static_cast<size_t>(width));
   std::vector<std::byte> stored(static_cast<size_t>(width) * size_of(facts.dtype));
+  Progress shown("synth", dataset.rows, "rows");
   for (int64_t row = 0; row < dataset.rows; ++row) {
     source.activation(row, x.data());
     convert_from_float(x.data(), width, facts.dtype, stored.data());
     ShardSetWriter& writer = row < dataset.rows - eval_rows ? training : evaluation;
     writer.append({stored.data(), 1, nullptr, nullptr, nullptr});
-    if (row % 65536 == 0) progress(fmt::format("synth: {} of {} rows", row, dataset.rows));
+    if (row % 1024 == 0) shown.at(row);
   }
   training.finish();
   evaluation.finish();

@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <iterator>
 #include <numeric>
+#include <optional>
 
+#include "base/progress.h"
 #include "data/batch_stream.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -13,51 +16,73 @@ namespace megadict {
 
 namespace {
 
-at::Tensor undo(const at::Tensor& x_bd, const Normalization& normalization) {
-  at::Tensor raw = (x_bd / normalization.scale).to(at::kCPU);
-  if (!normalization.mean.empty()) raw = raw + at::tensor(normalization.mean);
-  return raw.contiguous();
+// Raw rows from what the decoder gives, computed in fp64.
+at::Tensor raw_rows(const at::Tensor& decoded_sd, const at::Tensor& b_dec_d,
+                    const Normalization& normalization) {
+  at::Tensor raw = (decoded_sd.to(at::kDouble) + b_dec_d.to(at::kDouble)) / normalization.scale;
+  raw = raw.to(at::kCPU);
+  if (!normalization.mean.empty()) raw = raw + at::tensor(normalization.mean).to(at::kDouble);
+  return raw.to(at::kFloat).contiguous();
 }
 
-// Active latents and sum z |w_dec| of the owned rows, over all shards: [slot, 2] fp64.
-at::Tensor row_counts(const Mesh& mesh, const Dictionary& dictionary, const Codes& codes,
+// Active latents, sum z |w_dec| and sum z of the owned rows, over all shards: [slot, 3] fp64.
+at::Tensor row_counts(const Mesh& mesh, const at::Tensor& norm_l, const Codes& codes,
                       int64_t slot) {
   const at::Tensor counts = codes.row_start.diff();
-  const at::Tensor norm = dictionary.w_dec_ld.norm(2, 1).to(at::kDouble);
-  at::Tensor both = at::zeros({codes.rows, 2}, norm.options());
-  both.select(1, 0).copy_(counts);
-  if (codes.nnz() > 0)
-    both.select(1, 1).index_add_(0, at::repeat_interleave(counts),
-                                 codes.value.to(at::kDouble) * norm.index_select(0, codes.latent));
-  return sum_at_owners(mesh, both, slot, "row counts");
+  at::Tensor all = at::zeros({codes.rows, 3}, norm_l.options());
+  all.select(1, 0).copy_(counts);
+  if (codes.nnz() > 0) {
+    const at::Tensor row = at::repeat_interleave(counts), value = codes.value.to(at::kDouble);
+    all.select(1, 1).index_add_(0, row, value * norm_l.index_select(0, codes.latent));
+    all.select(1, 2).index_add_(0, row, value);
+  }
+  return sum_at_owners(mesh, all, slot, "row counts");
 }
 
-void add_batch(const Mesh& mesh, const Dictionary& dictionary, const Normalization& normalization,
-               const MicroBatch& micro, at::Tensor& fired_l, MetricSums& sums) {
+// One pass over a data set.
+struct Pass {
+  const Mesh& mesh;
+  const Dictionary& dictionary;
+  const Normalization& normalization;
+  const ShardIndex& data;
+  at::Tensor norm_l;  // fp64, of the decoder's rows
+  MetricSums& sums;
+  at::Tensor fired_l;
+  Bootstrap* bootstrap;
+  LatentStatistics* latents;
+};
+
+// Rows first_row, ... of the data set.
+void add_batch(Pass& pass, int64_t first_row, const MicroBatch& micro) {
+  const Mesh& mesh = pass.mesh;
+  const Dictionary& dictionary = pass.dictionary;
   const Rows rows =
-      gather_rows(mesh, micro, dictionary.d, normalization, dictionary.w_enc_ld.device());
-  const Forward fwd = forward(mesh, dictionary, rows);
+      gather_rows(mesh, micro, dictionary.d, pass.normalization, dictionary.w_enc_ld.device());
+  const Codes codes = encode_rows(mesh, dictionary, rows, {}).codes;
   const int64_t owned = static_cast<int64_t>(micro.row_ids.size()), slot = micro.part.slot;
-  const at::Tensor x_norm = owned_slot(mesh, rows.x_bd, slot);
-  const at::Tensor x_hat = undo(x_norm + fwd.residual_sd, normalization);
-  const at::Tensor counts = row_counts(mesh, dictionary, fwd.codes, slot).to(at::kCPU);
+  const at::Tensor x_hat = raw_rows(decode_at_owners(mesh, codes, dictionary.w_dec_ld, dictionary.n,
+                                                     slot, Sums::exact, "reconstruction"),
+                                    dictionary.b_dec_d, pass.normalization);
+  const at::Tensor counts = row_counts(mesh, pass.norm_l, codes, slot).to(at::kCPU);
   std::vector<int64_t> l0(static_cast<size_t>(owned));
-  std::vector<double> l1(static_cast<size_t>(owned));
+  std::vector<double> l1(l0.size()), plain(l0.size());
   const auto values = counts.accessor<double, 2>();
   for (int64_t i = 0; i < owned; ++i) {
     l0[static_cast<size_t>(i)] = static_cast<int64_t>(values[i][0]);
-    l1[static_cast<size_t>(i)] = values[i][1] / normalization.scale;
+    l1[static_cast<size_t>(i)] = values[i][1] / pass.normalization.scale;
+    plain[static_cast<size_t>(i)] = values[i][2] / pass.normalization.scale;
   }
   // x as it was stored, not as it came back from normalising.
-  sums.add_rows(reinterpret_cast<const float*>(micro.data.data()), x_hat.const_data_ptr<float>(),
-                owned, l0.data(), l1.data());
-  if (fwd.codes.nnz() > 0)
-    fired_l += at::bincount(fwd.codes.latent.to(at::kLong), {}, dictionary.latents.size());
-}
-
-std::vector<double> decoder_norms(const Dictionary& dictionary) {
-  const at::Tensor norm = norms_of_rows(dictionary.w_dec_ld).to(at::kCPU).contiguous();
-  return {norm.const_data_ptr<double>(), norm.const_data_ptr<double>() + norm.numel()};
+  const auto* x = reinterpret_cast<const float*>(micro.data.data());
+  const float* x_hat_bd = x_hat.const_data_ptr<float>();
+  pass.sums.add_rows(x, x_hat_bd, owned, l0.data(), l1.data(), plain.data());
+  if (pass.bootstrap != nullptr && owned > 0)
+    pass.bootstrap->add_rows(micro.row_ids.front(), owned, x, x_hat_bd, l0.data(), l1.data(),
+                             plain.data());
+  if (pass.latents != nullptr)
+    pass.latents->add(codes, first_row + micro.part.row_range.begin, rows.real_rows());
+  if (codes.nnz() > 0)
+    pass.fired_l += at::bincount(codes.latent.to(at::kLong), {}, dictionary.latents.size());
 }
 
 }  // namespace
@@ -93,17 +118,37 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
   read_rows(data, ids, first.data());
   MetricSums sums(dictionary.d, dictionary.n, dictionary.latents,
                   mean_row(first.data(), head, data.width()));
-  at::Tensor fired_l =
-      at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong));
-  for (int64_t begin = 0; begin < total; begin += args.batch_rows) {
-    ids.resize(static_cast<size_t>(std::min(args.batch_rows, total - begin)));
-    std::iota(ids.begin(), ids.end(), begin);
-    add_batch(mesh, dictionary, normalization, read_owned(mesh, data, ids), fired_l, sums);
+  std::optional<Bootstrap> bootstrap;
+  if (args.bootstrap.resamples > 0)
+    bootstrap.emplace(args.bootstrap, data, data.width(), sums.shift());
+  Pass pass{mesh,
+            dictionary,
+            normalization,
+            data,
+            norms_of_rows(dictionary.w_dec_ld),
+            sums,
+            at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong)),
+            bootstrap ? &*bootstrap : nullptr,
+            args.latents};
+  Progress shown("eval", total, "rows");
+  for (int64_t peer = 0; peer < total; peer += args.peer_batch_rows) {
+    const int64_t end = std::min(total, peer + args.peer_batch_rows);
+    for (int64_t begin = peer; begin < end; begin += args.batch_rows) {
+      ids.resize(static_cast<size_t>(std::min(args.batch_rows, end - begin)));
+      std::iota(ids.begin(), ids.end(), begin);
+      add_batch(pass, begin, read_owned(mesh, data, ids));
+      shown.at(begin + std::ssize(ids));
+    }
+    end_batch(sums, *mesh.world);
   }
-  const at::Tensor fired = fired_l.to(at::kCPU).contiguous();
+  const at::Tensor fired = pass.fired_l.to(at::kCPU).contiguous();
   sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});
-  sums.set_decoder_norms(decoder_norms(dictionary));
-  return finish(reduce_metrics(sums, *mesh.world, *mesh.data, *mesh.feature));
+  const at::Tensor norm = pass.norm_l.to(at::kCPU).contiguous();
+  sums.set_decoder_norms({norm.const_data_ptr<double>(), static_cast<size_t>(norm.numel())});
+  const MetricTotals totals = reduce_metrics(sums, *mesh.world, *mesh.data, *mesh.feature);
+  MetricReport report = finish(totals);
+  if (bootstrap) report.intervals = bootstrap->intervals(*mesh.world, totals);
+  return report;
 }
 
 std::vector<float> gather_decoder(const Mesh& mesh, const Dictionary& dictionary) {

@@ -7,6 +7,8 @@
 #include "data/batch_stream.h"
 #include "data/normalization.h"
 #include "data/shard_index.h"
+#include "eval/bootstrap.h"
+#include "eval/latent_statistics.h"
 #include "eval/metrics.h"
 #include "model/dictionary.h"
 
@@ -14,11 +16,17 @@ namespace megadict {
 
 struct EvaluateArgs {
   int64_t rows = 0;           // the first so many rows; 0 = all
-  int64_t batch_rows = 4096;  // global; shows below 1e-8 of a result
+  int64_t batch_rows = 4096;  // global, of a pass; at most a peers' batch
+  // Of the batches by which peers average (PeerMetric, explained_variance_legacy): rows [0, so
+  // many), the next so many, ..., whatever a pass or a rank holds.
+  int64_t peer_batch_rows = 4096;
+  BootstrapOptions bootstrap = {};
+  LatentStatistics* latents = nullptr;  // also told of all codes
 };
 
 // Collective over the mesh; `dictionary` is this rank's shard. Every rank gets the report. Numbers
-// are those of raw rows: normalisation is undone.
+// are those of raw rows: normalisation is undone. Codes and reconstructions are exact
+// (Sums::exact), so mesh and batch show in the last digits of fp64 sums alone.
 MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                       const Normalization& normalization, const ShardIndex& data,
                       const EvaluateArgs& args);

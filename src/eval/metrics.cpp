@@ -11,11 +11,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// The scalars of one row, and its share of the sums by coordinate.
-struct RowScalars {
-  double s_sq = 0, x_sq = 0, x_hat_sq = 0, x_dot_x_hat = 0, r_sq = 0;
-};
-
 RowScalars scan_row(const float* x, const float* x_hat, const double* shift, int64_t d, double* s_d,
                     double* r_d) {
   double ss = 0, xx = 0, hh = 0, xh = 0, rr = 0;
@@ -46,6 +41,10 @@ void add_scalars(RowSums& sums, const RowScalars& row) {
     sums[RowSum::nmse_per_example] += row.r_sq / row.x_sq;
     ++sums[RowCount::rows_nonzero];
   }
+  const double x_norm = std::sqrt(row.x_sq);
+  sums[RowSum::norm_ratio_at_one] += std::sqrt(row.x_hat_sq) / (x_norm < 1e-4 ? 1 : x_norm);
+  sums[RowSum::r_norm] += std::sqrt(row.r_sq);
+  if (row.x_hat_sq == 0) ++sums[RowCount::rows_blank];
 }
 
 double distance_sq(const float* x, const double* center, int64_t d) {
@@ -58,17 +57,40 @@ double distance_sq(const float* x, const double* center, int64_t d) {
   return sum;
 }
 
-void add_to(RowSums& sums, const RowSums& part) {
-  for (size_t i = 0; i < kRowSums; ++i) sums.sums[i] += part.sums[i];
-  for (size_t i = 0; i < kRowCounts; ++i) sums.counts[i] += part.counts[i];
-  for (size_t j = 0; j < sums.s_d.size(); ++j) {
-    sums.s_d[j] += part.s_d[j];
-    sums.r_d[j] += part.r_d[j];
+// As batch_sums() packs it.
+RowSums unpacked_batch(const std::vector<double>& packed, size_t width) {
+  RowSums batch;
+  batch[RowCount::rows] = static_cast<int64_t>(packed[0]);
+  batch[RowSum::s_sq] = packed[1];
+  batch[RowSum::r_sq] = packed[2];
+  batch[RowSum::x_hat_sq] = packed[3];
+  batch[RowSum::x_dot_x_hat] = packed[4];
+  const auto vectors = packed.begin() + 5, middle = vectors + static_cast<int64_t>(width);
+  batch.s_d.assign(vectors, middle);
+  batch.r_d.assign(middle, packed.end());
+  return batch;
+}
+
+// The ratios of one batch, which are added like sums of a row.
+void add_ratios(RowSums& sums, const RowSums& batch) {
+  const auto rows = static_cast<double>(batch[RowCount::rows]);
+  const double spread = scatter(batch[RowSum::s_sq], batch.s_d, rows);
+  if (spread > 0) {
+    ++sums[RowCount::batches];
+    sums[RowSum::batch_fvu] += batch[RowSum::r_sq] / spread;
+    sums[RowSum::batch_fve] += 1 - scatter(batch[RowSum::r_sq], batch.r_d, rows) / spread;
   }
-  if (sums.l0_histogram.size() < part.l0_histogram.size())
-    sums.l0_histogram.resize(part.l0_histogram.size());
-  for (size_t i = 0; i < part.l0_histogram.size(); ++i)
-    sums.l0_histogram[i] += part.l0_histogram[i];
+  if (batch[RowSum::x_dot_x_hat] != 0) {
+    ++sums[RowCount::batches_bias];
+    sums[RowSum::batch_bias] += batch[RowSum::x_hat_sq] / batch[RowSum::x_dot_x_hat];
+  }
+}
+
+RowSums empty_batch(int64_t d) {
+  RowSums batch;
+  batch.s_d.resize(static_cast<size_t>(d));
+  batch.r_d.resize(static_cast<size_t>(d));
+  return batch;
 }
 
 }  // namespace
@@ -84,40 +106,96 @@ MetricSums::MetricSums(int64_t d, int64_t n, Range latents, std::vector<float> s
   const auto width = static_cast<size_t>(d);
   if (shift_d_.empty()) shift_d_.resize(width);
   if (shift_d_.size() != width) fail(ExitCode::error, "metrics: the shift is not one row wide");
-  rows_.s_d.resize(width);
-  rows_.r_d.resize(width);
+  rows_ = batch_ = empty_batch(d);
+}
+
+double scatter(double squares, const std::vector<double>& sum_d, double rows) {
+  double of_mean = 0;
+  for (const double value : sum_d) of_mean += value * value;
+  const double rest = squares - of_mean / rows;
+  if (!std::isfinite(rest)) return std::numeric_limits<double>::quiet_NaN();
+  return rest > 1e-13 * squares ? rest : 0;
+}
+
+void add_to(RowSums& sums, const RowSums& part) {
+  for (size_t i = 0; i < kRowSums; ++i) sums.sums[i] += part.sums[i];
+  for (size_t i = 0; i < kRowCounts; ++i) sums.counts[i] += part.counts[i];
+  for (size_t j = 0; j < sums.s_d.size(); ++j) {
+    sums.s_d[j] += part.s_d[j];
+    sums.r_d[j] += part.r_d[j];
+  }
+  if (sums.l0_histogram.size() < part.l0_histogram.size())
+    sums.l0_histogram.resize(part.l0_histogram.size());
+  for (size_t i = 0; i < part.l0_histogram.size(); ++i)
+    sums.l0_histogram[i] += part.l0_histogram[i];
+}
+
+RowSums sum_rows(const float* x_bd, const float* x_hat_bd, int64_t rows, const int64_t* l0_b,
+                 const double* l1_b, const double* l1_plain_b, std::span<const double> shift_d,
+                 std::vector<RowScalars>* scalars) {
+  const auto d = static_cast<int64_t>(shift_d.size());
+  RowSums sums = empty_batch(d);
+  sums[RowCount::rows] = rows;
+  for (int64_t t = 0; t < rows; ++t) {
+    const RowScalars row = scan_row(x_bd + t * d, x_hat_bd + t * d, shift_d.data(), d,
+                                    sums.s_d.data(), sums.r_d.data());
+    add_scalars(sums, row);
+    if (scalars != nullptr) scalars->push_back(row);
+    sums[RowSum::l1] += l1_b[t];
+    sums[RowSum::l1_plain] += l1_plain_b != nullptr ? l1_plain_b[t] : l1_b[t];
+    const auto l0 = static_cast<size_t>(l0_b[t]);
+    if (sums.l0_histogram.size() <= l0) sums.l0_histogram.resize(l0 + 1);
+    ++sums.l0_histogram[l0];
+  }
+  return sums;
 }
 
 void MetricSums::add_rows(const float* x_bd, const float* x_hat_bd, int64_t rows,
-                          const int64_t* l0_b, const double* l1_b) {
+                          const int64_t* l0_b, const double* l1_b, const double* l1_plain_b) {
   if (rows == 0) return;
-  RowSums batch;  // first summed alone: keeps rounding small over many batches
-  batch.s_d.resize(static_cast<size_t>(d_));
-  batch.r_d.resize(static_cast<size_t>(d_));
-  batch[RowCount::rows] = rows;
-  std::vector<double> r_sq(static_cast<size_t>(rows)), x_sq(r_sq.size());
-  for (int64_t t = 0; t < rows; ++t) {
-    const RowScalars row = scan_row(x_bd + t * d_, x_hat_bd + t * d_, shift_d_.data(), d_,
-                                    batch.s_d.data(), batch.r_d.data());
-    add_scalars(batch, row);
-    r_sq[static_cast<size_t>(t)] = row.r_sq;
-    x_sq[static_cast<size_t>(t)] = row.x_sq;
-    batch[RowSum::l1] += l1_b[t];
+  for (int64_t t = 0; t < rows; ++t)
     if (l0_b[t] < 0 || l0_b[t] > n_) fail(ExitCode::error, "metrics: l0 outside 0..n");
-    const auto l0 = static_cast<size_t>(l0_b[t]);
-    if (batch.l0_histogram.size() <= l0) batch.l0_histogram.resize(l0 + 1);
-    ++batch.l0_histogram[l0];
-  }
+  // First summed alone: keeps rounding small over many calls.
+  const RowSums call =
+      sum_rows(x_bd, x_hat_bd, rows, l0_b, l1_b, l1_plain_b, shift_d_, &batch_scalars_);
+  add_to(rows_, call);
+  add_to(batch_, call);
+  batch_x_.insert(batch_x_.end(), x_bd, x_bd + rows * d_);
+}
+
+std::vector<double> MetricSums::batch_sums() const {
+  std::vector<double> packed = {static_cast<double>(batch_[RowCount::rows]), batch_[RowSum::s_sq],
+                                batch_[RowSum::r_sq], batch_[RowSum::x_hat_sq],
+                                batch_[RowSum::x_dot_x_hat]};
+  packed.insert(packed.end(), batch_.s_d.begin(), batch_.s_d.end());
+  packed.insert(packed.end(), batch_.r_d.begin(), batch_.r_d.end());
+  return packed;
+}
+
+// This rank's rows against the mean of the whole batch.
+void MetricSums::add_legacy(const RowSums& batch) {
   std::vector<double> mean(static_cast<size_t>(d_));
   for (size_t j = 0; j < mean.size(); ++j)
-    mean[j] = shift_d_[j] + batch.s_d[j] / static_cast<double>(rows);
-  for (int64_t t = 0; t < rows; ++t) {
-    const double spread = distance_sq(x_bd + t * d_, mean.data(), d_);
-    if (!(spread > 1e-20 * x_sq[static_cast<size_t>(t)])) continue;  // a row that is the mean
-    batch[RowSum::legacy] += 1 - r_sq[static_cast<size_t>(t)] / spread;
-    ++batch[RowCount::rows_legacy];
+    mean[j] = shift_d_[j] + batch.s_d[j] / static_cast<double>(batch[RowCount::rows]);
+  for (size_t t = 0; t < batch_scalars_.size(); ++t) {
+    const RowScalars& row = batch_scalars_[t];
+    const double spread =
+        distance_sq(batch_x_.data() + static_cast<int64_t>(t) * d_, mean.data(), d_);
+    if (!(spread > 1e-20 * row.x_sq)) continue;  // a row that is the mean
+    rows_[RowSum::legacy] += 1 - row.r_sq / spread;
+    ++rows_[RowCount::rows_legacy];
   }
-  add_to(rows_, batch);
+}
+
+void MetricSums::end_batch(const std::vector<double>& whole, bool counts) {
+  const RowSums batch = unpacked_batch(whole, static_cast<size_t>(d_));
+  if (batch[RowCount::rows] > 0) {
+    if (counts) add_ratios(rows_, batch);
+    add_legacy(batch);
+  }
+  batch_ = empty_batch(d_);
+  batch_x_.clear();
+  batch_scalars_.clear();
 }
 
 void MetricSums::add_fired(std::span<const int64_t> fired_l) {

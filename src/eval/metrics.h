@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
@@ -33,15 +34,36 @@ enum class RowSum {
   cosine,            // x . x_hat / (|x| |x_hat|), 0 where either is 0
   norm_ratio,        // |x_hat| / |x| over rows with |x| > 0
   nmse_per_example,  // |r|^2 / |x|^2 over rows with |x| > 0
-  legacy,            // 1 - |r|^2 / |x - mean of its add_rows call|^2, where that is not 0 / 0
   l1,
+  // What peers print under a near name.
+  r_norm,             // |r|
+  norm_ratio_at_one,  // |x_hat| / |x|, |x| below 1e-4 taken for 1
+  l1_plain,           // sum of |z_j|, whatever the norms of the decoder's rows
+  // Defined by batches: added by end_batch().
+  legacy,     // 1 - |r|^2 / |x - mean of the batch|^2, where that is not 0 / 0
+  batch_fvu,  // of a batch: its fvu, its ...
+  batch_fve,
+  batch_bias,
   count_
 };
 
-enum class RowCount { rows, rows_nonzero, rows_legacy, count_ };
+enum class RowCount {
+  rows,
+  rows_nonzero,  // |x| > 0
+  rows_blank,    // x_hat = 0
+  rows_legacy,
+  batches,       // whose rows differ
+  batches_bias,  // with x . x_hat != 0
+  count_
+};
 
 constexpr size_t kRowSums = static_cast<size_t>(RowSum::count_);
 constexpr size_t kRowCounts = static_cast<size_t>(RowCount::count_);
+
+// Of one row.
+struct RowScalars {
+  double s_sq = 0, x_sq = 0, x_hat_sq = 0, x_dot_x_hat = 0, r_sq = 0;
+};
 
 // What row sums add up to; the part of a MetricSums that is disjoint between all ranks.
 struct RowSums {
@@ -56,6 +78,17 @@ struct RowSums {
   int64_t operator[](RowCount i) const { return counts[static_cast<size_t>(i)]; }
 };
 
+// sum_t |v_t - mean v|^2 from the sums of squares and of vectors; what is left of a constant after
+// rounding counts as nothing.
+double scatter(double squares, const std::vector<double>& sum_d, double rows);
+
+// Sums over rows as add_rows() takes them; appends what is known of each row to `scalars`.
+RowSums sum_rows(const float* x_bd, const float* x_hat_bd, int64_t rows, const int64_t* l0_b,
+                 const double* l1_b, const double* l1_plain_b, std::span<const double> shift_d,
+                 std::vector<RowScalars>* scalars = nullptr);
+// Adds them up; `sums` may be empty.
+void add_to(RowSums& sums, const RowSums& part);
+
 // One rank's share: its own rows, and its own latents' counts over the rows of its data group.
 class MetricSums {
  public:
@@ -64,9 +97,15 @@ class MetricSums {
   MetricSums(int64_t d, int64_t n, Range latents, std::vector<float> shift_d = {});
 
   // `rows` rows of width d. l0_b: active latents (z > 0) of each row over the whole dictionary;
-  // l1_b: sum of |z_j| |w_dec_j| of each row. Rows added by different ranks must be disjoint.
+  // l1_b: sum of |z_j| |w_dec_j| of each row, l1_plain_b: of |z_j| (absent: the rows are unit, so
+  // that it is the same). Rows added by different ranks must be disjoint.
   void add_rows(const float* x_bd, const float* x_hat_bd, int64_t rows, const int64_t* l0_b,
-                const double* l1_b);
+                const double* l1_b, const double* l1_plain_b = nullptr);
+  // The rows added since the last call were one batch, by which some peers average. Of a batch that
+  // is spread over ranks `whole` is the sum of their batch_sums(), and one of them `counts` it.
+  void end_batch() { end_batch(batch_sums(), true); }
+  void end_batch(const std::vector<double>& whole, bool counts);
+  std::vector<double> batch_sums() const;
   // fired_l[i]: in how many of this data group's rows latent latents().begin + i had z > 0.
   void add_fired(std::span<const int64_t> fired_l);
   // Euclidean norms of this rank's decoder rows; replaces what was set before.
@@ -77,6 +116,7 @@ class MetricSums {
   int64_t d() const { return d_; }
   int64_t n() const { return n_; }
   Range latents() const { return latents_; }
+  const std::vector<double>& shift() const { return shift_d_; }
   const RowSums& row_sums() const { return rows_; }
   const std::vector<int64_t>& fired_l() const { return fired_l_; }
   double decoder_norm_min() const { return norm_min_; }  // +inf while none is set
@@ -88,8 +128,13 @@ class MetricSums {
   Range latents_;
   std::vector<double> shift_d_;
   RowSums rows_;
+  RowSums batch_;  // since the last end_batch(), with the rows themselves
+  std::vector<float> batch_x_;
+  std::vector<RowScalars> batch_scalars_;
   std::vector<int64_t> fired_l_;
   double norm_min_, norm_max_, norm_sum_ = 0;
+
+  void add_legacy(const RowSums& batch);
 };
 
 // Density of latent j: f_j = rows with z_j > 0 / N. Bins of .25 of log10(f + 1e-10), -10 to 0.
@@ -119,6 +164,10 @@ struct MetricTotals {
 
 class Communicator;
 
+// MetricSums::end_batch() of a batch spread over the ranks of world. Collective, also for a rank
+// that added no row.
+void end_batch(MetricSums& sums, Communicator& world);
+
 // Collective over world, data and feature (mesh.h): row sums over world, counts per latent over
 // data, tallies of latents over feature. Every rank gets the totals.
 MetricTotals reduce_metrics(const MetricSums& sums, Communicator& world, Communicator& data,
@@ -131,6 +180,7 @@ MetricTotals totals_of(const MetricSums& sums);
 struct Metric {
   std::string_view name, unit, definition;
   double (*value)(const MetricTotals&);
+  bool of_rows = false;  // follows from sums over rows alone: resampling rows resamples it
 };
 std::span<const Metric> all_metrics();
 
@@ -139,19 +189,57 @@ struct MetricValue {
   double value;
 };
 
+// What another tool prints under the name of one of ours, or near it, where that is another number.
+struct PeerMetric {
+  std::string_view metric;  // of ours, beside which it is shown
+  std::string_view name;    // "saebench.explained_variance"
+  std::string_view definition;
+  double (*value)(const MetricTotals&);
+};
+std::span<const PeerMetric> peer_metrics();
+
+struct PeerValue {
+  const PeerMetric* metric;
+  double value;
+};
+
+// Where a metric lies with the bootstrap's confidence (bootstrap.h); NaN = unknown.
+struct MetricInterval {
+  const Metric* metric;
+  double low = std::numeric_limits<double>::quiet_NaN(), high = low, standard_error = low;
+};
+
+struct MetricIntervals {
+  std::string unit;  // what was resampled: "document", "block"
+  int64_t units = 0, resamples = 0;
+  double confidence = 0;
+  std::vector<MetricInterval> of;
+};
+
 struct MetricReport {
   std::vector<MetricValue> values;  // in the order of all_metrics()
+  std::vector<PeerValue> peers;     // in the order of peer_metrics()
   std::array<int64_t, kDensityBins> density_histogram{};
+  bool with_density = true;
+  MetricIntervals intervals;  // empty where none were asked for
 
   double operator[](std::string_view name) const;  // exit 1 for a name that is not in the table
 };
 
 MetricReport finish(const MetricTotals& totals);
 
-// {"rows": N, "fvu": ..., ..., "feature_density": {"log10_from", "width", "counts"}}; undefined
-// values are null.
+// Names a report can be cut down to: those of all_metrics() and feature_density.
+std::vector<std::string> report_names();
+// Leaves these alone, and what peers print beside them.
+void keep_only(MetricReport& report, const std::vector<std::string>& names);
+
+// {"rows": N, "fvu": ..., ..., "peers": {"sparsify.fvu": ..., ...}, "feature_density":
+// {"log10_from", "width", "counts"}}; undefined values are null. With intervals: "bootstrap"
+// {"unit", "units", "resamples", "confidence", "intervals" {"fvu": {"low", "high",
+// "standard_error"}, ...}}.
 nlohmann::ordered_json metrics_json(const MetricReport& report);
-// One line a metric: name, value, unit, definition; then the density histogram.
+// One line a metric: name, value, unit, definition, and below it those of peers; then the density
+// histogram.
 std::string metrics_text(const MetricReport& report);
 
 // The mean row of `rows` rows: a shift for MetricSums.

@@ -45,6 +45,13 @@ void reduce_tally(LatentTally& tally, Communicator& feature) {
 
 }  // namespace
 
+void end_batch(MetricSums& sums, Communicator& world) {
+  std::vector<double> whole = sums.batch_sums();
+  world.all_reduce(view_of(whole.data(), static_cast<int64_t>(whole.size())), ReduceOp::sum,
+                   "metric batch");
+  sums.end_batch(whole, world.rank() == 0);
+}
+
 MetricTotals reduce_metrics(const MetricSums& sums, Communicator& world, Communicator& data,
                             Communicator& feature) {
   MetricTotals totals{sums.d(), sums.n(), sums.row_sums(), {}, 0, 0, 0};

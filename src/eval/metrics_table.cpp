@@ -37,16 +37,6 @@ double nonzero_row_mean(const Totals& t) {
   return ratio(t.rows[sum], static_cast<double>(t.rows[RowCount::rows_nonzero]));
 }
 
-// sum_t |v_t - mean v|^2 from the sums of squares and of vectors; what is left of a constant after
-// rounding counts as nothing.
-double scatter(double squares, const std::vector<double>& sum_d, double rows) {
-  double of_mean = 0;
-  for (const double value : sum_d) of_mean += value * value;
-  const double rest = squares - of_mean / rows;
-  if (!std::isfinite(rest)) return kNan;  // overflowed: nothing is known
-  return rest > 1e-13 * squares ? rest : 0;
-}
-
 double x_scatter(const Totals& t) {
   return scatter(t.rows[RowSum::s_sq], t.rows.s_d, rows_of(t));
 }
@@ -94,6 +84,36 @@ double l0_percentile(const Totals& t) {
   return kNan;
 }
 
+template <RowSum sum>
+double batch_mean(const Totals& t) {
+  return ratio(t.rows[sum], static_cast<double>(t.rows[RowCount::batches]));
+}
+
+double batch_explained_variance(const Totals& t) {
+  return 1 - batch_mean<RowSum::batch_fvu>(t);
+}
+
+double batch_bias(const Totals& t) {
+  return ratio(t.rows[RowSum::batch_bias], static_cast<double>(t.rows[RowCount::batches_bias]));
+}
+
+// 1 - mean |r|^2 / (d m - m^2), m the mean of x^2 over all entries, in the mean's place.
+double saebench_explained_variance(const Totals& t) {
+  const auto width = static_cast<double>(t.d);
+  const double m = row_mean<RowSum::x_sq>(t) / width;
+  return finite(1 - row_mean<RowSum::r_sq>(t) / (width * m - m * m));
+}
+
+double mse_by_rows(const Totals& t) {
+  return ratio(row_mean<RowSum::r_sq>(t), rows_of(t));
+}
+
+double cossim_of_peers(const Totals& t) {
+  const bool blank =
+      t.rows[RowCount::rows_blank] > 0 || t.rows[RowCount::rows_nonzero] < t.rows[RowCount::rows];
+  return blank ? kNan : row_mean<RowSum::cosine>(t);
+}
+
 template <LatentCount count>
 double latents(const Totals& t) {
   return t.rows[RowCount::rows] > 0 ? static_cast<double>(t.latents[count]) : kNan;
@@ -124,28 +144,30 @@ double decoder_norm_mean(const Totals& t) {
 
 constexpr Metric kMetrics[] = {
     {"rows", "rows", "N, the rows evaluated; a density below 1/N means nothing", rows_of},
-    {"fvu", "share", "sum |x - x_hat|^2 / sum |x - mean x|^2, one mean over all rows", fvu},
-    {"explained_variance", "share", "1 - fvu", explained_variance},
+    {"fvu", "share", "sum |x - x_hat|^2 / sum |x - mean x|^2, one mean over all rows", fvu, true},
+    {"explained_variance", "share", "1 - fvu", explained_variance, true},
     {"explained_variance_legacy", "share",
-     "mean of 1 - |x - x_hat|^2 / |x - batch mean|^2; depends on the batches, for comparison only",
+     "mean of 1 - |x - x_hat|^2 / |x - batch mean|^2 by batches of fixed rows; for comparison only",
      legacy},
     {"frac_variance_explained", "share", "1 - Var(x - x_hat) / Var(x); blind to a constant error",
-     frac_variance_explained},
+     frac_variance_explained, true},
     {"nmse_zero", "share", "sum |x - x_hat|^2 / sum |x|^2; flatters data with a large mean",
-     nmse_zero},
+     nmse_zero, true},
     {"nmse_per_example", "share", "mean of |x - x_hat|^2 / |x|^2 over rows with x != 0",
-     nonzero_row_mean<RowSum::nmse_per_example>},
-    {"mse", "norm^2", "mean of |x - x_hat|^2, summed over coordinates", row_mean<RowSum::r_sq>},
-    {"cossim", "cosine", "mean of cos(x, x_hat), 0 where x_hat = 0", row_mean<RowSum::cosine>},
+     nonzero_row_mean<RowSum::nmse_per_example>, true},
+    {"mse", "norm^2", "mean of |x - x_hat|^2, summed over coordinates", row_mean<RowSum::r_sq>,
+     true},
+    {"cossim", "cosine", "mean of cos(x, x_hat), 0 where x_hat = 0", row_mean<RowSum::cosine>,
+     true},
     {"l2_ratio", "ratio", "mean of |x_hat| / |x| over rows with x != 0",
-     nonzero_row_mean<RowSum::norm_ratio>},
+     nonzero_row_mean<RowSum::norm_ratio>, true},
     {"relative_reconstruction_bias", "ratio", "sum |x_hat|^2 / sum x.x_hat; below 1 is shrinkage",
-     shrinkage},
-    {"l0", "latents", "mean number of latents with z > 0 in a row", l0_mean},
-    {"l0_p5", "latents", "5 % of the rows have at most this many", l0_percentile<5>},
-    {"l0_p50", "latents", "half of the rows have at most this many", l0_percentile<50>},
-    {"l0_p95", "latents", "95 % of the rows have at most this many", l0_percentile<95>},
-    {"l1", "norm", "mean of sum_j |z_j| |w_dec_j|", row_mean<RowSum::l1>},
+     shrinkage, true},
+    {"l0", "latents", "mean number of latents with z > 0 in a row", l0_mean, true},
+    {"l0_p5", "latents", "5 % of the rows have at most this many", l0_percentile<5>, true},
+    {"l0_p50", "latents", "half of the rows have at most this many", l0_percentile<50>, true},
+    {"l0_p95", "latents", "95 % of the rows have at most this many", l0_percentile<95>, true},
+    {"l1", "norm", "mean of sum_j |z_j| |w_dec_j|", row_mean<RowSum::l1>, true},
     {"frac_alive", "share", "latents that fired in one of the N rows or more", frac_alive},
     {"dead_pct", "%", "latents that fired in none of the N rows", dead_pct},
     {"mean_log10_density", "log10", "mean of log10(f + 1e-10), f = a latent's share of rows fired",
@@ -160,6 +182,33 @@ constexpr Metric kMetrics[] = {
     {"decoder_norm_max", "norm", "largest norm of a decoder row", decoder_norm_max},
 };
 
+// Batches are those of EvaluateArgs::peer_batch_rows, cut at fixed rows.
+constexpr PeerMetric kPeerMetrics[] = {
+    {"fvu", "sparsify.fvu", "mean over batches of the batch's fvu", batch_mean<RowSum::batch_fvu>},
+    {"explained_variance", "saelens_training.explained_variance",
+     "mean over batches of 1 - the batch's fvu; OpenMOSS too", batch_explained_variance},
+    {"explained_variance", "saebench.explained_variance",
+     "1 - mean |r|^2 / (d m - m^2), m = mean x_i^2; can exceed 1; SAELens to 6.18 too",
+     saebench_explained_variance},
+    {"frac_variance_explained", "dictionary_learning.frac_variance_explained",
+     "mean over batches of the batch's own", batch_mean<RowSum::batch_fve>},
+    {"nmse_per_example", "openai.normalized_mean_squared_error", "the same number",
+     nonzero_row_mean<RowSum::nmse_per_example>},
+    {"mse", "saebench.mse", "divided by N once more; SAELens to 6.18 too", mse_by_rows},
+    {"mse", "dictionary_learning.l2_loss", "mean of |x - x_hat|, not squared",
+     row_mean<RowSum::r_norm>},
+    {"cossim", "saelens.cossim",
+     "not a number as soon as one x or x_hat is 0; dictionary_learning too", cossim_of_peers},
+    {"l2_ratio", "saelens.l2_ratio", "over all rows, |x| below 1e-4 taken for 1",
+     row_mean<RowSum::norm_ratio_at_one>},
+    {"relative_reconstruction_bias", "dictionary_learning.relative_reconstruction_bias",
+     "mean over batches of the batch's own; SAELens too", batch_bias},
+    {"l1", "saelens.l1", "mean of sum_j |z_j|, whatever the norms of the decoder's rows",
+     row_mean<RowSum::l1_plain>},
+};
+
+constexpr std::string_view kDensityName = "feature_density";
+
 bool is_count(const Metric& metric) {
   return metric.name == "rows" || metric.name.starts_with("density_");
 }
@@ -168,6 +217,27 @@ bool is_count(const Metric& metric) {
 
 std::span<const Metric> all_metrics() {
   return kMetrics;
+}
+
+std::span<const PeerMetric> peer_metrics() {
+  return kPeerMetrics;
+}
+
+std::vector<std::string> report_names() {
+  std::vector<std::string> names;
+  for (const Metric& metric : kMetrics) names.emplace_back(metric.name);
+  names.emplace_back(kDensityName);
+  return names;
+}
+
+void keep_only(MetricReport& report, const std::vector<std::string>& names) {
+  const auto unwanted = [&](std::string_view name) {
+    return std::find(names.begin(), names.end(), name) == names.end();
+  };
+  std::erase_if(report.values, [&](const auto& row) { return unwanted(row.metric->name); });
+  std::erase_if(report.peers, [&](const auto& row) { return unwanted(row.metric->metric); });
+  std::erase_if(report.intervals.of, [&](const auto& row) { return unwanted(row.metric->name); });
+  report.with_density = !unwanted(kDensityName);
 }
 
 double MetricReport::operator[](std::string_view name) const {
@@ -179,9 +249,33 @@ double MetricReport::operator[](std::string_view name) const {
 MetricReport finish(const MetricTotals& totals) {
   MetricReport report;
   for (const Metric& metric : kMetrics) report.values.push_back({&metric, metric.value(totals)});
+  for (const PeerMetric& metric : kPeerMetrics)
+    report.peers.push_back({&metric, metric.value(totals)});
   report.density_histogram = totals.latents.histogram;
   return report;
 }
+
+namespace {
+
+nlohmann::ordered_json finite_or_null(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
+nlohmann::ordered_json intervals_json(const MetricIntervals& intervals) {
+  nlohmann::ordered_json json = {{"unit", intervals.unit},
+                                 {"units", intervals.units},
+                                 {"resamples", intervals.resamples},
+                                 {"confidence", intervals.confidence},
+                                 {"intervals", nlohmann::ordered_json::object()}};
+  for (const auto& [metric, low, high, standard_error] : intervals.of)
+    json["intervals"][std::string(metric->name)] = {
+        {"low", finite_or_null(low)},
+        {"high", finite_or_null(high)},
+        {"standard_error", finite_or_null(standard_error)}};
+  return json;
+}
+
+}  // namespace
 
 nlohmann::ordered_json metrics_json(const MetricReport& report) {
   nlohmann::ordered_json json;
@@ -194,22 +288,40 @@ nlohmann::ordered_json metrics_json(const MetricReport& report) {
       slot = value;
     }
   }
-  json["feature_density"] = {{"log10_from", kDensityLog10From},
-                             {"width", kDensityBinWidth},
-                             {"counts", report.density_histogram}};
+  for (const auto& [metric, value] : report.peers)
+    json["peers"][std::string(metric->name)] = finite_or_null(value);
+  if (!report.intervals.unit.empty()) json["bootstrap"] = intervals_json(report.intervals);
+  if (!report.with_density) return json;
+  json[std::string(kDensityName)] = {{"log10_from", kDensityLog10From},
+                                     {"width", kDensityBinWidth},
+                                     {"counts", report.density_histogram}};
   return json;
 }
 
-std::string metrics_text(const MetricReport& report) {
-  std::string text;
-  for (const auto& [metric, value] : report.values) {
-    const std::string number = !std::isfinite(value) ? "-"
-                               : is_count(*metric)   ? fmt::format("{:.0f}", value)
-                                                     : fmt::format("{:.6g}", value);
-    text += fmt::format("{:<28} {:>12} {:<8} {}\n", metric->name, number, metric->unit,
-                        metric->definition);
-  }
-  text += "latents by log10 density:\n";
+namespace {
+
+std::string metric_line(std::string_view name, const std::string& number, std::string_view unit,
+                        std::string_view definition) {
+  return fmt::format("{:<28} {:>12} {:<8} {}\n", name, number, unit, definition);
+}
+
+std::string number_text(double value) {
+  return std::isfinite(value) ? fmt::format("{:.6g}", value) : "-";
+}
+
+std::string intervals_text(const MetricIntervals& intervals) {
+  if (intervals.of.empty()) return "";
+  std::string text =
+      fmt::format("{:g} % intervals, {} resamples of {} {}s:\n", 100 * intervals.confidence,
+                  intervals.resamples, intervals.units, intervals.unit);
+  for (const auto& [metric, low, high, standard_error] : intervals.of)
+    text += fmt::format("  {:<28} {:>12} to {:>12}  standard error {}\n", metric->name,
+                        number_text(low), number_text(high), number_text(standard_error));
+  return text;
+}
+
+std::string density_text(const MetricReport& report) {
+  std::string text = "latents by log10 density:\n";
   for (int i = 0; i < kDensityBins; ++i) {
     const int64_t count = report.density_histogram[static_cast<size_t>(i)];
     const double from = kDensityLog10From + kDensityBinWidth * i;
@@ -217,6 +329,22 @@ std::string metrics_text(const MetricReport& report) {
       text += fmt::format("  {:>6.2f} to {:>6.2f} {:>10}\n", from, from + kDensityBinWidth, count);
   }
   return text;
+}
+
+}  // namespace
+
+std::string metrics_text(const MetricReport& report) {
+  std::string text;
+  for (const auto& [metric, value] : report.values) {
+    const bool whole = is_count(*metric) && std::isfinite(value);
+    text += metric_line(metric->name, whole ? fmt::format("{:.0f}", value) : number_text(value),
+                        metric->unit, metric->definition);
+    for (const auto& [peer, number] : report.peers)
+      if (peer->metric == metric->name)
+        text += fmt::format("  {}: {}  ({})\n", peer->name, number_text(number), peer->definition);
+  }
+  text += intervals_text(report.intervals);
+  return report.with_density ? text + density_text(report) : text;
 }
 
 }  // namespace megadict

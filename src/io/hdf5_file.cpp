@@ -209,6 +209,7 @@ void Hdf5File::create_dataset(const std::string& dataset, const std::vector<int6
     const Call call;
     std::vector<hsize_t> dims = dims_of(shape), limits = dims;
     const Id plist(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+    H5Pset_obj_track_times(plist.get(), false);  // equal content, equal bytes
     if (chunk_rows > 0) {
       limits.at(0) = H5S_UNLIMITED;
       std::vector<hsize_t> chunk = dims;

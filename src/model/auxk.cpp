@@ -5,12 +5,35 @@
 #include <array>
 #include <numeric>
 
+#include "base/philox.h"
 #include "model/tensor_views.h"
 #include "model/topk.h"
 
 namespace megadict {
 
-AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux, Sums sums) {
+namespace {
+
+// Keeps the dead latents of one stratum; needs the counts of all shards, and leaves its own.
+void keep_stratum(const Mesh& mesh, const Stratum& stratum, AuxK& aux) {
+  if (stratum.most == 0 || aux.n_dead <= stratum.most) return;
+  const int64_t every = ceil_div(aux.n_dead, stratum.most);
+  const Rng rng{stratum.seed, Purpose::auxk_stratum, static_cast<uint64_t>(stratum.step)};
+  const auto start = static_cast<int64_t>(rng.bits64(0) % static_cast<uint64_t>(every));
+  int64_t before = 0;  // dead latents of the shards before
+  for (size_t shard = 0; shard < aux.dead_of_shard.size(); ++shard) {
+    const int64_t dead = aux.dead_of_shard[shard];
+    const int64_t first = std::min((start + every - before % every) % every, dead);
+    if (static_cast<int>(shard) == mesh.feature_index)
+      aux.dead_l = aux.dead_l.slice(0, first, dead, every).contiguous();
+    before += dead;
+    aux.dead_of_shard[shard] = ceil_div(dead - first, every);
+  }
+}
+
+}  // namespace
+
+AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux, Sums sums,
+               const Stratum& stratum) {
   AuxK aux;
   aux.sums = sums;
   aux.dead_l = dead_mask_l.nonzero().squeeze(1);
@@ -19,7 +42,9 @@ AuxK make_auxk(const Mesh& mesh, const at::Tensor& dead_mask_l, int64_t k_aux, S
   mesh.feature->all_gather(view_of(&mine, 1),
                            view_of(aux.dead_of_shard.data(), mesh.feature_size()), "dead counts");
   aux.n_dead = std::accumulate(aux.dead_of_shard.begin(), aux.dead_of_shard.end(), int64_t{0});
-  aux.k = std::min(k_aux, aux.n_dead);
+  keep_stratum(mesh, stratum, aux);
+  aux.k = std::min(k_aux,
+                   std::accumulate(aux.dead_of_shard.begin(), aux.dead_of_shard.end(), int64_t{0}));
   return aux;
 }
 

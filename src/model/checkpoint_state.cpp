@@ -181,6 +181,8 @@ CheckpointState read_checkpoint_state(const std::string& path) {
   state.seed = file.seed();
   state.step = file.integer("step", 0, kMostSteps);
   state.tokens = file.integer("tokens", 0, kMostSteps);
+  if (file.has("resampled_at"))
+    state.resampled_at = file.integer("resampled_at", 0, std::max<int64_t>(state.step - 1, 0));
   state.var_total = file.positive("var_total");
   state.scale = file.positive("normalize.scale");
   state.centred = file.truth("normalize.centred");

@@ -22,6 +22,7 @@ struct CheckpointState {
   ModelConfig model;  // encoder, activation, decoder, k, n_latents
   uint64_t seed = 0;
   int64_t step = 0, tokens = 0;
+  int64_t resampled_at = -1;  // the step; -1 = never
   double var_total = 0, scale = 1;
   double threshold = 0;          // batchtopk's; 0 = relu
   double threshold_average = 0;  // over the run's batches, which training goes on with

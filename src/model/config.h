@@ -8,6 +8,7 @@ namespace megadict {
 
 inline constexpr const char* kEncoders[] = {"linear"};
 inline constexpr const char* kDecoders[] = {"linear", "tied"};
+inline constexpr const char* kBDecStarts[] = {"geometric_median", "mean", "zero"};
 inline constexpr int64_t kMostLatents = 2147483648;  // latent indices travel as 32-bit integers
 
 struct ModelConfig {
@@ -26,8 +27,9 @@ struct ModelConfig {
   double l0_target = 20;
   // Prefixes of the latents that reconstruct alone, "64,0.25,1024": sizes, or shares where below 1.
   std::string matryoshka;
-  std::string matryoshka_weights;  // of the prefixes in the loss; "" = alike, sum 1
-  std::string init_from;           // another dictionary: run or checkpoint folder, "" = fresh
+  std::string matryoshka_weights;                // of the prefixes in the loss; "" = alike, sum 1
+  std::string b_dec_start = "geometric_median";  // of the sample; or mean | zero
+  std::string init_from;  // another dictionary: run or checkpoint folder, "" = fresh
 };
 
 }  // namespace megadict

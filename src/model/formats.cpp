@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/file.h"
 #include "io/staged_folder.h"
 #include "model/activations.h"
@@ -148,9 +149,12 @@ void export_dictionary(SavedDictionary saved, const Format& format, ExportScale 
   if (!problem.empty()) fail_agreed(ExitCode::usage, problem, hint_for(saved));
   StagedFolder making(folder);
   const ExportNote note{scale, saved.normalization.scale};
+  progress("export: folding");
   const SavedDictionary plain = folded(std::move(saved), scale);
   check_finite(plain.dictionary);
+  progress("export: writing");
   format.write(plain, note, making.path());
+  progress("export: reading back what was written");
   check_written(plain, format, making.path());
   making.commit();
 }

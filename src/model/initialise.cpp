@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "base/error.h"
 #include "base/parallel_guard.h"
 #include "base/philox.h"
 #include "model/forward.h"
@@ -71,11 +72,23 @@ double least_squares_scale(const Mesh& mesh, const Dictionary& dictionary,
   return yy > 0 && xy > 0 ? xy / yy : 1.0;
 }
 
+at::Tensor mean_of_rows(const at::Tensor& rows_md) {
+  const at::Tensor ones = at::ones({rows_md.size(0)}, rows_md.options().dtype(at::kDouble));
+  return blocked_sum(rows_md, ones) / static_cast<double>(rows_md.size(0));
+}
+
+at::Tensor b_dec_start(const ModelConfig& config, const at::Tensor& sample_md) {
+  if (config.b_dec_start == "geometric_median") return geometric_median(sample_md);
+  if (config.b_dec_start == "mean") return mean_of_rows(sample_md).to(at::kFloat);
+  if (config.b_dec_start == "zero") return at::zeros({sample_md.size(1)}, sample_md.options());
+  fail_agreed(ExitCode::usage, "unknown model.b_dec_start '" + config.b_dec_start + "'");
+}
+
 }  // namespace
 
 at::Tensor geometric_median(const at::Tensor& rows_md) {
   const at::Tensor ones = at::ones({rows_md.size(0)}, rows_md.options().dtype(at::kDouble));
-  at::Tensor centre = blocked_sum(rows_md, ones) / static_cast<double>(rows_md.size(0));
+  at::Tensor centre = mean_of_rows(rows_md);
   for (int iteration = 0; iteration < 50; ++iteration) {
     const at::Tensor weight = distances(rows_md, centre).clamp_min(1e-12).reciprocal();
     const at::Tensor next = blocked_sum(rows_md, weight) / blocked_sum(ones.unsqueeze(1), weight);
@@ -115,7 +128,7 @@ Dictionary initialise(const Mesh& mesh, const ModelConfig& config, int64_t n, Ra
   guard.rethrow();
   out.w_dec_ld.copy_(rows);
   if (!out.tied()) out.w_enc_ld.copy_(rows);
-  out.b_dec_d.copy_(geometric_median(sample_md));
+  out.b_dec_d.copy_(b_dec_start(config, sample_md));
   const double s = least_squares_scale(mesh, out, sample_md);
   out.w_enc_ld.mul_(out.tied() ? std::sqrt(s) : s);
   return out;

@@ -134,6 +134,7 @@ nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, ui
   out["format"] = kCheckpointFormat;
   out["step"] = state.step;
   out["tokens"] = state.tokens;
+  if (state.resampled_at >= 0) out["resampled_at"] = state.resampled_at;
   out["n_latents"] = state.dictionary.n;
   out["d"] = state.dictionary.d;
   out["model"] = {{"encoder", model.encoder},
@@ -355,6 +356,7 @@ void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdent
   reset_optimiser(mesh, optimiser_named(optim.name), with_ema, state);
   state.step = saved.step;
   state.tokens = saved.tokens;
+  state.resampled_at = saved.resampled_at;
   state.var_total = saved.var_total;
   state.normalization = reader.normalization();
   state.dictionary.threshold = saved.threshold_average;

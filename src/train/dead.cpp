@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -48,11 +50,23 @@ at::Tensor dead_mask(const TrainState& state, int64_t window_tokens) {
   return state.tokens_since_fired_l.ge(window_tokens);
 }
 
-int64_t count_dead(const Mesh& mesh, const TrainState& state, int64_t window_tokens) {
-  if (state.tokens < window_tokens) return -1;
-  int64_t dead = dead_mask(state, window_tokens).sum().item<int64_t>();
-  mesh.feature->all_reduce(view_of(&dead, 1), ReduceOp::sum, "dead latents");
-  return dead;
+DeadCounts count_dead(const Mesh& mesh, const TrainState& state, int64_t window_tokens) {
+  DeadCounts out;
+  std::array<int64_t, out.since_fired.size() - 1> edges;
+  for (size_t i = 0; i < edges.size(); ++i) edges[i] = i == 0 ? 1 : 10 * edges[i - 1];
+  const at::Tensor& since = state.tokens_since_fired_l;
+  const at::Tensor bins = at::bucketize(since, at::tensor(edges, at::kLong).to(since.device()),
+                                        /*out_int32=*/false, /*right=*/true);
+  const at::Tensor counts =
+      at::bincount(bins, {}, static_cast<int64_t>(out.since_fired.size())).to(at::kCPU);
+  std::array<int64_t, out.since_fired.size() + 1> all;
+  std::copy_n(counts.const_data_ptr<int64_t>(), out.since_fired.size(), all.begin());
+  all.back() = dead_mask(state, window_tokens).sum().item<int64_t>();
+  mesh.feature->all_reduce(view_of(all.data(), static_cast<int64_t>(all.size())), ReduceOp::sum,
+                           "dead latents");
+  std::copy_n(all.begin(), out.since_fired.size(), out.since_fired.begin());
+  if (state.tokens >= window_tokens) out.dead = all.back();
+  return out;
 }
 
 }  // namespace megadict

@@ -2,6 +2,8 @@
 // counters are exact and the same on all ranks of a data axis.
 #pragma once
 
+#include <array>
+
 #include "kernels/codes.h"
 #include "train/state.h"
 
@@ -18,7 +20,13 @@ void count_fired(const Mesh& mesh, const at::Tensor& fired_l, int64_t batch_rows
 // Bool [l]; nothing is dead before one window has passed.
 at::Tensor dead_mask(const TrainState& state, int64_t window_tokens);
 
-// Dead latents over all shards, or -1 while unknown. Collective over feature.
-int64_t count_dead(const Mesh& mesh, const TrainState& state, int64_t window_tokens);
+struct DeadCounts {
+  int64_t dead = -1;  // over all shards; -1 while unknown
+  // Latents by their rows since they last fired: 0, 1 to 9, 10 to 99, ..., 1e15 and more. Whoever
+  // has not fired yet counts from the run's start.
+  std::array<int64_t, 17> since_fired = {};
+};
+// Collective over feature.
+DeadCounts count_dead(const Mesh& mesh, const TrainState& state, int64_t window_tokens);
 
 }  // namespace megadict

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
 #include "io/json_file.h"
@@ -16,6 +17,7 @@
 #include "model/initialise.h"
 #include "model/saved.h"
 #include "train/dead.h"
+#include "train/resample.h"
 #include "train/run_log.h"
 #include "train/start.h"
 #include "train/threshold.h"
@@ -103,6 +105,29 @@ ExitCode stop(Run& run, StopRequest request) {
   return request == StopRequest::terminate ? ExitCode::terminated : ExitCode::requeue;
 }
 
+// After so many steps, before the next: a checkpoint of this step has the latents as they were.
+StopRequest resample(Run& run, const ResampleSteps& when, Screen* screen) {
+  const TrainJob& job = run.job;
+  if (!when.due(run.state.step) || run.state.resampled_at == run.state.step)
+    return StopRequest::none;
+  const double begin_s = seconds_now();
+  const std::vector<int64_t> rows =
+      rows_to_come(*job.plan, run.state.step, job.step.dead.resample_rows);
+  const Resampled done = resample_dead(run.mesh,
+                                       {.data = *job.data,
+                                        .rows = rows,
+                                        .block_rows = job.data_config.micro_batch_size,
+                                        .window_tokens = job.step.dead.window_tokens,
+                                        .scale = job.step.dead.resample_scale,
+                                        .seed = job.run.seed,
+                                        .threshold = threshold_now(run)},
+                                       screen, run.state);
+  release_free_memory();
+  if (done.stop == StopRequest::none)
+    run.log.resampled(run.state, done, static_cast<int64_t>(rows.size()), seconds_now() - begin_s);
+  return done.stop;
+}
+
 // The window is wider from here on, up to a limit.
 void report_misses(const Run& run, const ScreenStats& screen) {
   warn(fmt::format("step {}: {} missed {} of the best latents of {} compared rows{}",
@@ -114,7 +139,12 @@ ExitCode steps(Run& run, BatchStream& stream) {
   const TrainJob& job = run.job;
   release_free_memory();
   StepWorkspace workspace = make_workspace(run.state, job.kernels.encode);
+  Progress shown("train", job.step.total_steps, "steps", run.state.step);
+  const ResampleSteps when = resample_steps(job.step.dead.resample_steps);
   while (run.state.step < job.step.total_steps) {
+    Screen* screen = workspace.screen ? &*workspace.screen : nullptr;
+    const StopRequest asked = resample(run, when, screen);
+    if (asked != StopRequest::none) return stop(run, asked);
     const int64_t next = run.state.step + 1;
     set_watchdog_step(run.state.step);
     const bool logged = next % job.log.every_steps == 0 || next == job.step.total_steps;
@@ -127,6 +157,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
       run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),
                    stream.wait_seconds());
     if (run.state.step == job.step.total_steps) break;
+    shown.at(run.state.step);
     // Before an evaluation, which may outlast the time that a signal leaves.
     if (result.stop != StopRequest::none) return stop(run, result.stop);
     // And so is what there is to save.

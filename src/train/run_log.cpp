@@ -35,11 +35,13 @@ void RunLog::begin(const TrainState& state) {
   last_moved_s_ = background_seconds();
   if (mesh_.world->rank() != 0) return;
   const std::string path = job_.run.dir + "/metrics.jsonl";
-  // Lines after the checkpoint belong to steps that are done again.
+  // Lines after the checkpoint belong to steps that are done again, and so does a resampling that
+  // came right after it.
   if (file_exists(path))
     filter_json_lines(path, [&](const ordered_json& line) {
       const auto step = line.find("step");
-      return step == line.end() || !step->is_number() || *step <= state.step;
+      const int64_t last = line.contains("resampled") ? state.step - 1 : state.step;
+      return step == line.end() || !step->is_number() || *step <= last;
     });
   metrics_ = std::make_unique<JsonLines>(path);
   const Dictionary& d = state.dictionary;
@@ -57,7 +59,9 @@ void RunLog::begin(const TrainState& state) {
                   "fvu", "l0", "dead %", "lr", "tokens/s", "data s", "comm s"));
 }
 
-void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, double data_wait_s) {
+void RunLog::step(const TrainState& state, const StepResult& r, const DeadCounts& counts,
+                  double data_wait_s) {
+  const int64_t dead = counts.dead;
   const double now = seconds_now(), comm = communication_seconds(mesh_);
   const double moved = background_seconds(), moved_s = moved - last_moved_s_;
   const double rate = static_cast<double>(state.tokens - last_tokens_) / (now - last_s_);
@@ -104,6 +108,7 @@ void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, do
   line["metrics/explained_variance"] = 1 - r.fvu;
   line["metrics/l0"] = r.l0;
   line["sparsity/dead_features"] = known ? ordered_json(dead) : ordered_json();
+  line["sparsity/tokens_since_fired"] = counts.since_fired;
   line["details/current_learning_rate"] = r.lr;
   line["details/n_training_samples"] = state.tokens;
   metrics_->append(line);
@@ -112,11 +117,31 @@ void RunLog::step(const TrainState& state, const StepResult& r, int64_t dead, do
                   known ? fmt::format("{:.2f}", dead_pct) : "-", r.lr, rate, data_s, comm_s));
 }
 
+void RunLog::resampled(const TrainState& state, const Resampled& done, int64_t rows,
+                       double seconds) {
+  if (!metrics_) return;
+  ordered_json line;
+  line["step"] = state.step;
+  line["tokens"] = state.tokens;
+  line["resampled"] = done.latents;
+  line["resample/rows"] = rows;
+  line["resample/distinct_rows"] = done.distinct_rows;
+  line["resample/seconds"] = seconds;
+  metrics_->append(line);
+  if (done.latents == 0)
+    say(fmt::format("step {}: no dead latents to resample", state.step));
+  else
+    say(fmt::format("step {}: {} dead latents start anew from {} of {} rows, {:.1f} s", state.step,
+                    done.latents, done.distinct_rows, rows, seconds));
+}
+
 void RunLog::evaluation(const TrainState& state, const MetricReport& report, bool final) {
   if (!metrics_) return;
   ordered_json out = metrics_json(report);
   out["step"] = state.step;
   out["tokens"] = state.tokens;
+  out["n_latents"] = state.dictionary.n;
+  out["d"] = state.dictionary.d;
   write_json(job_.run.dir + "/eval.json", out);
   if (final) write_json(job_.run.dir + "/final/eval.json", out);
   ordered_json line;
@@ -136,15 +161,22 @@ void RunLog::end(const TrainState& state) {
                   seconds, job_.run.dir));
 }
 
-void write_communication(const Mesh& mesh, const std::string& run) {
-  if (mesh.world->rank() != 0) return;
+ordered_json communication_by_axis(const Mesh& mesh) {
   ordered_json out;
-  out["mesh"] = mesh.name();
   for (const Communicator* axis : {mesh.world, mesh.feature.get(), mesh.data.get()}) {
     ordered_json& calls = out[axis->axis()] = ordered_json::object();
     for (const auto& [name, count] : axis->counts())
       calls[name] = {{"kind", count.kind}, {"calls", count.calls}, {"bytes", count.bytes}};
   }
+  return out;
+}
+
+void write_communication(const Mesh& mesh, const std::string& run, const ordered_json& at_start) {
+  if (mesh.world->rank() != 0) return;
+  ordered_json out;
+  out["mesh"] = mesh.name();
+  out.update(communication_by_axis(mesh));
+  out["start"] = at_start;
   write_json(run + "/communication.json", out);
 }
 

@@ -6,7 +6,9 @@
 
 #include "eval/metrics.h"
 #include "io/json_lines.h"
+#include "train/dead.h"
 #include "train/loop.h"
+#include "train/resample.h"
 
 namespace megadict {
 
@@ -14,9 +16,12 @@ class RunLog {
  public:
   RunLog(const Mesh& mesh, const TrainJob& job);
   void begin(const TrainState& state);
-  // `dead`: latents, -1 while unknown. `data_wait_s`: this rank's total so far of waiting for its
+  // `data_wait_s`: this rank's total so far of waiting for its
   // reader alone; rows on their way from other ranks count as communication.
-  void step(const TrainState& state, const StepResult& result, int64_t dead, double data_wait_s);
+  void step(const TrainState& state, const StepResult& result, const DeadCounts& counts,
+            double data_wait_s);
+  // Before the next step; `rows`: whose losses were looked at.
+  void resampled(const TrainState& state, const Resampled& done, int64_t rows, double seconds);
   // Also written to eval.json; the final one as final/eval.json too.
   void evaluation(const TrainState& state, const MetricReport& report, bool final);
   void end(const TrainState& state);
@@ -29,8 +34,11 @@ class RunLog {
   int64_t begin_tokens_ = 0, last_tokens_ = 0;
 };
 
-// RUN/communication.json: calls and received bytes of rank 0 by axis and collective, beside which
-// `megadict plan` can be held. Rank 0 writes.
-void write_communication(const Mesh& mesh, const std::string& run);
+// This rank's calls and received bytes so far by axis and collective.
+nlohmann::ordered_json communication_by_axis(const Mesh& mesh);
+// RUN/communication.json: rank 0's, and what of them the start took, beside which `megadict plan`
+// can be held. Rank 0 writes.
+void write_communication(const Mesh& mesh, const std::string& run,
+                         const nlohmann::ordered_json& at_start);
 
 }  // namespace megadict

@@ -21,9 +21,10 @@ struct Moments {
 struct TrainState {
   Dictionary dictionary;  // my shard, the same on all ranks of a data axis
   Normalization normalization;
-  double var_total = 0;  // of normalised rows
-  int64_t step = 0;      // steps done
-  int64_t tokens = 0;    // rows seen by the whole mesh
+  double var_total = 0;       // of normalised rows
+  int64_t step = 0;           // steps done
+  int64_t tokens = 0;         // rows seen by the whole mesh
+  int64_t resampled_at = -1;  // `step` when dead latents were last drawn anew; -1 = never
 
   // The latents of a shard are split over the data axis in blocks of `block` rows; this rank
   // updates `own` (local ids) and holds the optimiser's state of those rows alone.

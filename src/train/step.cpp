@@ -21,6 +21,7 @@
 #include "train/exact_b_dec.h"
 #include "train/exchange.h"
 #include "train/latent_parameters.h"
+#include "train/resample.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
 #include "train/threshold.h"
@@ -68,8 +69,8 @@ void begin(Step& step) {
   const DeadConfig& dead = step.config.dead;
   if (dead.auxk_alpha > 0 && state.step % dead.auxk_every == 0 &&
       state.tokens >= dead.window_tokens)
-    step.aux =
-        make_auxk(step.mesh, dead_mask(state, dead.window_tokens), dead.k_aux, step.sums_as());
+    step.aux = make_auxk(step.mesh, dead_mask(state, dead.window_tokens), dead.k_aux,
+                         step.sums_as(), {dead.auxk_stratum, step.config.seed, state.step});
 }
 
 void name_bad_rows(const MicroBatch& micro, const at::Tensor& residual_sd, int64_t step) {
@@ -432,7 +433,8 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   finish_extra(step, batch_rows);
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
-                                  optim.decay_fraction);
+                                  optim.decay_fraction) *
+                    since_resampling(config.dead, state);
   const auto update = step.one_pass ? one_pass : by_tensors;
   Updated updated;
   {

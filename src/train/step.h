@@ -24,6 +24,7 @@ struct StepConfig {
   // Between micro-batches: collectives of one are under way while another is encoded
   // (performance.md 5.6). The same bits; up to five micro-batches are held instead of one.
   bool overlap = false;
+  uint64_t seed = 0;  // run.seed
 };
 
 // Where the seconds of a step went on this rank, exchanges included.

@@ -160,3 +160,16 @@ def test_refusals(raw_file, tmp_path, capfd):
     for i, (change, words) in enumerate([({"model.k": 5}, "model.k = 5"), ({"rows": 7}, "7 rows")]):
         folder = write_run(tmp_path / f"other{i}", **change)
         refused(2, words, *small(raw_file, "--ours", folder))
+
+
+def test_a_saved_dictionary_of_sparsify_is_the_one_that_was_judged(rows, raw_file, tmp_path):
+    from megadict_tools.dictionaries import read_dictionary
+
+    assert run(*small(raw_file, "--peers", "sparsify_adam", "--save", tmp_path / "sae",
+                      "--json", tmp_path / "out.json")) == 0
+    found = json.loads((tmp_path / "out.json").read_text())["results"][0]
+    held_out = torch.from_numpy(rows[-8 * 64:])
+    rebuilt, _ = read_dictionary(str(tmp_path / "sae" / "sparsify_adam")).reconstruct(held_out)
+    fvu = float((held_out - rebuilt).square().sum() / (held_out - held_out.mean(0)).square().sum())
+    assert fvu == pytest.approx(found["fvu"], rel=1e-4)
+    assert run(*small(raw_file, "--peers", "dictionary_learning", "--save", tmp_path)) == 2

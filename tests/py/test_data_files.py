@@ -102,6 +102,17 @@ def test_shards_written_by_h5py_are_read(megadict, activations, tmp_path):
     assert "chunk 2: row 700 holds a value" in megadict("data", "verify", tmp_path, expect=3)
 
 
+def test_verify_reads_the_held_out_shards_too(megadict, tmp_path):
+    toy = tmp_path / "toy"
+    megadict("data", "synth", "--out", toy, "--rows", 500, "--n_latents", 32, "--d", 12, "--k", 4,
+             "--eval_fraction", ".2")
+    assert "2 shards" in megadict("data", "verify", toy)
+    (shard,) = (toy / "eval").glob("*.h5")
+    with h5py.File(shard, "r+") as file:
+        file["activations"][7, 3] = np.nan
+    assert "eval/shard_000000.h5': chunk 0" in megadict("data", "verify", toy, expect=3)
+
+
 def test_truth_of_synthetic_data_is_plain_safetensors(megadict, tmp_path):
     megadict("data", "synth", "--out", tmp_path / "toy", "--rows", 500, "--n_latents", 32,
              "--d", 12, "--k", 4, "--seed", 7)

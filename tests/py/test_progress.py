@@ -45,3 +45,31 @@ def test_a_signal_ends_the_command_and_what_it_started(repo_root, tmp_path, numb
     assert "work: interrupted" in said and f"status {status}" in said, said
     stat = f"/proc/{pid_file.read_text().strip()}/stat"
     assert not os.path.exists(stat) or open(stat).read().split()[2] == "Z"
+
+
+def on_a_terminal(words):
+    """What a command writes to a terminal."""
+    import pty
+
+    said = b""
+    main, other = pty.openpty()
+    process = subprocess.Popen(list(map(str, words)), stdin=other, stdout=other, stderr=other)
+    os.close(other)
+    while True:
+        try:
+            block = os.read(main, 1 << 16)
+        except OSError:  # the last writer has closed it
+            break
+        if not block:
+            break
+        said += block
+    os.close(main)
+    assert process.wait() == 0, said
+    return said.decode()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_binary_says_how_long_it_will_take(megadict_bin, tmp_path, quiet):
+    words = [megadict_bin, *["--quiet"] * quiet, "data", "synth", "--out", tmp_path / "d", "--n_latents", 512]
+    said = on_a_terminal([*words, "--d", 256, "--k", 64, "--rows", 60000])
+    assert ("rows/s" in said and " left" in said) != quiet

@@ -17,11 +17,15 @@ def test_from_nothing_to_a_dictionary_that_saelens_loads(repo_root, tmp_path):
     out = tmp_path / "quick"
     first = quickstart(repo_root, out, "--rows", "4000", "--tokens", "8192")
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
-    for name in ("FVU", "PCA", "L0", "never fire", "tokens/s", "Minutes: set-up", "Next,"):
+    for name in ("FVU", "PCA", "L0", "never fire", "tokens/s", "Minutes: set-up", "Next,",
+                 "loss recovered", "nats a token"):
         assert name in first.stdout
     second = quickstart(repo_root, out, "--rows", "4000", "--tokens", "8192")
     assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-2000:]
-    assert second.stdout.count("there already:") == 3
+    assert second.stdout.count("there already:") == 4
+
+    page = (out / "report.html").read_text()
+    assert "Loss recovered" in page and "<mark>" in page
 
     from sae_lens import SAE
 

@@ -1,108 +1,23 @@
-"""The real launch scripts on two SLURM nodes of this machine (launch/sandbox.sh)."""
+"""The real launch scripts on two SLURM nodes of this machine (tools/slurm_sandbox.sh)."""
 
 import json
 import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
+import signal
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from slurm_box import sandbox, wait_for  # noqa: F401
+from training import is_rank_of
 
 pytestmark = pytest.mark.slow
-SLURM_TOOLS = ("slurmctld", "slurmd", "srun", "sbatch", "scontrol", "scancel")
 LOSS = "losses/overall_loss"
 ROWS, WIDTH, BATCH, STEPS = 8192, 32, 256, 600
 TRAINING = {
     "data.batch_size": BATCH, "data.tokens": BATCH * STEPS, "model.n_latents": 192, "model.k": 4,
     "optim.lr": 1e-3, "log.every_steps": 1, "mesh.data": 2, "mesh.feature": 2,
 }  # fmt: skip
-
-
-def wait_for(what: str, condition, limit_s: float = 180):
-    """Polls until `condition()` is true and returns its value; the limit is a failure, not a skip."""
-    deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {limit_s} s for {what}"
-        time.sleep(0.1)
-    return value
-
-
-def three_free_ports() -> int:
-    for first in range(26800, 32000, 3):
-        try:
-            for port in range(first, first + 3):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-        except OSError:
-            continue
-    raise OSError("no three free ports in a row")
-
-
-class Sandbox:
-    """Two nodes; `run` executes a command with that cluster."""
-
-    def __init__(self, repo: Path, folder: Path):
-        self.repo, self.folder = repo, folder
-        self.script = str(repo / "launch" / "sandbox.sh")
-        self.env = os.environ | {"SANDBOX_DIR": str(folder), "SANDBOX_PORT": str(three_free_ports())}
-
-    def call(self, *words: str, env: dict | None = None, limit_s: float = 120) -> subprocess.CompletedProcess:
-        return subprocess.run([self.script, *words], env=self.env | (env or {}), cwd=self.repo, text=True,
-                              capture_output=True, timeout=limit_s, stdin=subprocess.DEVNULL)  # fmt: skip
-
-    def run(self, *words: str, env: dict | None = None) -> str:
-        done = self.call("run", *words, env=env)
-        assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def job(self, number: str) -> dict[str, str]:
-        text = self.run("scontrol", "show", "job", "-o", number)
-        return dict(word.split("=", 1) for word in text.split() if "=" in word)
-
-    def wait_for_state(self, number: str, *states: str) -> dict[str, str]:
-        return wait_for(f"job {number} to be {states}",
-                        lambda: (job := self.job(number))["JobState"] in states and job)  # fmt: skip
-
-    def restart_now(self, number: str) -> None:
-        """Instead of the two minutes a requeued job waits, in which its old step is cleared away."""
-        steps = "slurmstepd: [" + self.job(number)["JobId"] + "."
-        wait_for(f"the old steps of job {number} to end",
-                 lambda: not any(name.startswith(steps) for name in self.processes()))  # fmt: skip
-        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
-
-    def processes(self) -> list[str]:
-        """Processes of this sandbox that live: its folder is in their environment."""
-        mark, found = f"SANDBOX_DIR={self.folder}".encode(), []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue  # it ended while we looked, or is not ours
-        return [name for name in found if "slurm" in name or "megadict" in name]
-
-
-@pytest.fixture(scope="module")
-def sandbox(repo_root, megadict_bin):
-    missing = [t for t in SLURM_TOOLS if not shutil.which(t, path=os.environ["PATH"] + ":/usr/sbin")]
-    if missing:
-        pytest.skip(f"SLURM is not installed ({', '.join(missing)} missing): tools/bootstrap.sh --tests")
-    # A short name of its own: the PMIx servers put sockets below it.
-    folder = Path(tempfile.mkdtemp(prefix="megadict-slurm-"))
-    box = Sandbox(repo_root, folder)
-    started = box.call("start")
-    assert started.returncode == 0, started.stdout + started.stderr
-    yield box
-    stopped = box.call("stop")
-    shutil.rmtree(folder, ignore_errors=True)
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    assert wait_for("every process of the sandbox to end", lambda: not box.processes(), 15)
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +36,16 @@ def activations(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def submit(sandbox, repo_root, megadict_bin, activations, tmp_path_factory):
-    """submit(name, sbatch words...) -> job number, folder in which the job runs. Log: NAME.out."""
+    """submit(name, sbatch words..., args=train's) -> job number, folder in which the job runs. Log: NAME.out."""
     config = tmp_path_factory.mktemp("config") / "run.ini"
     config.write_text("".join(f"{name} = {value}\n" for name, value in TRAINING.items()))
 
-    def start(name: str, *words: str, **env: str) -> tuple[str, Path]:
+    def start(name: str, *words: str, args: tuple = (), **env: str) -> tuple[str, Path]:
         folder = tmp_path_factory.mktemp(name)
         number = sandbox.run(
             "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", f"--chdir={folder}",
             f"--output={folder}/{name}.out", f"--job-name={name}", *words,
-            str(repo_root / "launch" / "train.sbatch"), str(config), "--data.path", str(activations),
+            str(repo_root / "launch" / "train.sbatch"), str(config), "--data.path", str(activations), *args,
             env={"MEGADICT_BIN": str(megadict_bin)} | env,
         )  # fmt: skip
         return number.strip(), folder
@@ -153,6 +68,16 @@ def wait_for_step(run_dir: Path, step: int) -> None:
     wait_for(f"step {step} in {run_dir.name}", lambda: max(losses(run_dir), default=0) >= step)
 
 
+def ranks_in(folder: Path) -> list[str]:
+    """Process ids of the ranks of the job that runs in `folder`."""
+    return [p.name for p in Path("/proc").glob("[0-9]*")
+            if is_rank_of(p, "run") and Path(p, "cwd").resolve() == folder]  # fmt: skip
+
+
+def environment_of(pid: str) -> list[str]:
+    return (Path("/proc") / pid / "environ").read_text().split("\0")
+
+
 def test_two_nodes_have_their_own_local_ranks(sandbox, megadict_bin):
     text = sandbox.run("srun", "--mpi=pmix", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
     assert "srun, 4 rank(s) on 2 node(s)" in text
@@ -160,21 +85,29 @@ def test_two_nodes_have_their_own_local_ranks(sandbox, megadict_bin):
     assert rows == [["0", "0", "0"], ["1", "0", "1"], ["2", "1", "0"], ["3", "1", "1"]]
 
 
-def test_a_wrong_mpi_plugin_gives_one_line(sandbox, megadict_bin):
-    done = sandbox.call("run", "srun", "--mpi=none", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
-    own = [line for line in done.stderr.splitlines() if not line.startswith(("srun:", "slurmstepd:"))]
-    assert done.returncode == 2
-    assert own == ["megadict: srun started 4 tasks but MPI sees 1. hint: srun --mpi=pmix"]
-    assert done.stdout == ""
+@pytest.mark.parametrize(("plugin", "line"), [
+    ("none", "megadict: srun started 4 tasks but MPI sees 1. hint: srun --mpi=pmix"),
+    ("pmi2", "megadict: srun --mpi=pmi2 does not start Open MPI. hint: srun --mpi=pmix; where Open MPI was built with "
+             "PMI, MEGADICT_MPI=1 tries it"),
+])  # fmt: skip
+def test_a_wrong_mpi_plugin_gives_one_line(sandbox, megadict_bin, plugin, line):
+    done = sandbox.call("run", "srun", f"--mpi={plugin}", "-N2", "--ntasks-per-node=2", str(megadict_bin), "info")
+    own = [text for text in done.stderr.splitlines() if not text.startswith(("srun:", "slurmstepd:"))]
+    assert (done.returncode, own, done.stdout) == (2, [line], "")
 
 
-def test_usr1_saves_requeues_and_resumes_to_the_uninterrupted_result(sandbox, submit):
-    whole, folder = submit("whole", RUN_DIR="run")
-    job = sandbox.wait_for_state(whole, "COMPLETED", "FAILED")
+@pytest.fixture(scope="module")
+def whole(sandbox, submit) -> dict[int, float]:
+    """The losses of the run that nothing interrupted."""
+    number, folder = submit("whole", RUN_DIR="run")
+    job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
     assert job["ExitCode"] == "0:0", (folder / "whole.out").read_text()
-    expected = losses(folder / "run")
-    assert max(expected) == STEPS
+    found = losses(folder / "run")
+    assert max(found) == STEPS
+    return found
 
+
+def test_usr1_saves_requeues_and_resumes_to_the_uninterrupted_result(sandbox, submit, whole):
     number, folder = submit("stopped", RUN_DIR="run")
     log = folder / "stopped.out"
     wait_for_step(folder / "run", STEPS // 10)
@@ -186,7 +119,19 @@ def test_usr1_saves_requeues_and_resumes_to_the_uninterrupted_result(sandbox, su
     job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
     assert (job["ExitCode"], job["Restarts"]) == ("0:0", "1"), log.read_text()
     assert "exit 0, restart 1, run" in log.read_text()
-    assert losses(folder / "run") == expected
+    assert losses(folder / "run") == whole
+
+
+def test_the_signal_before_the_time_limit_saves_and_requeues(sandbox, submit):
+    """SLURM looks at its clock every half-minute: USR1 comes 60 to 90 s before the end."""
+    number, folder = submit("limit", "--time=2", "--signal=USR1@60", RUN_DIR="run",
+                            args=("--data.tokens", "1e9", "--log.every_steps", "20"))  # fmt: skip
+    wait_for_step(folder / "run", 20)
+    wait_for("the job to be requeued", lambda: sandbox.job(number)["Restarts"] == "1")
+    sandbox.run("scancel", number)
+    assert "exit 75, restart 0, run" in (folder / "limit.out").read_text()
+    newest = folder / "run" / "checkpoints" / (folder / "run" / "latest").read_text().strip()
+    assert json.loads((newest / "state.json").read_text())["step"] >= 20
 
 
 def test_term_saves_and_is_not_requeued(sandbox, submit):
@@ -194,15 +139,48 @@ def test_term_saves_and_is_not_requeued(sandbox, submit):
     wait_for_step(folder / "run", STEPS // 10)
     sandbox.run("scancel", number)
     assert sandbox.wait_for_state(number, "CANCELLED")["Restarts"] == "0"
-    wait_for("the checkpoint", lambda: (folder / "run" / "latest").exists(), 30)
+    wait_for("the tasks' code", lambda: "Exited with exit code 143" in (folder / "cancelled.out").read_text(), 120)
+    assert (folder / "run" / "latest").exists()
     assert not list((folder / "run" / "checkpoints").glob("*.tmp"))
 
 
-def test_an_error_ends_the_job_with_its_code(sandbox, submit):
-    number, folder = submit("blind", RUN_DIR="run", SRUN_MPI="none")
+def test_a_killed_rank_ends_the_job_and_the_requeued_one_goes_on(sandbox, submit, whole):
+    number, folder = submit("killed", RUN_DIR="run", args=("--checkpoint.every_steps", "50"))
+    log = folder / "killed.out"
+    wait_for_step(folder / "run", 120)
+    last = [pid for pid in ranks_in(folder) if "SLURM_PROCID=3" in environment_of(pid)]
+    os.kill(int(last[0]), signal.SIGKILL)
+    job = sandbox.wait_for_state(number, "FAILED", "COMPLETED", "PENDING")
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "137:0", "0"), log.read_text()
+    assert "exit 137, restart 0, run" in log.read_text()
+    sandbox.run("scontrol", "requeue", number)
+    sandbox.restart_now(number)
+    job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
+    assert (job["ExitCode"], job["Restarts"]) == ("0:0", "1"), log.read_text()
+    assert "resuming 'run/checkpoints/step_0000001" in log.read_text()
+    assert losses(folder / "run") == whole
+
+
+def test_every_node_stages_the_shards(sandbox, submit, activations, whole):
+    """Here both nodes have one disk: the second leader waits for the first and finds its copy."""
+    number, folder = submit("staged", RUN_DIR="run", args=("--data.stage_dir", "disk"))
+    job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
+    log = (folder / "staged.out").read_text()
+    assert job["ExitCode"] == "0:0", log
+    assert log.count("staging 1 of 1 shards in disk") == 1 and losses(folder / "run") == whole
+    copies = [path for path in (folder / "disk").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in copies] == [(activations / "0000.h5").read_bytes()]
+
+
+@pytest.mark.parametrize(("plugin", "code", "line"), [
+    ("none", "2:0", "megadict: srun started 4 tasks but MPI sees 1"),
+    ("nosuch", "2:0", "this SLURM has no MPI plugin 'nosuch'. hint: SRUN_MPI may be one of: pmix"),
+])  # fmt: skip
+def test_a_wrong_plugin_ends_the_job_with_its_code(sandbox, submit, plugin, code, line):
+    number, folder = submit("blind", RUN_DIR="run", SRUN_MPI=plugin)
     job = sandbox.wait_for_state(number, "FAILED", "COMPLETED")
-    assert (job["ExitCode"], job["Restarts"]) == ("2:0", "0")
-    assert "megadict: srun started 4 tasks but MPI sees 1" in (folder / "blind.out").read_text()
+    assert (job["ExitCode"], job["Restarts"]) == (code, "0")
+    assert line in (folder / "blind.out").read_text()
 
 
 def test_requeue_of_one_array_element_leaves_the_others_alone(sandbox, submit):

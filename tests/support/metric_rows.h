@@ -1,6 +1,8 @@
 // Rows, reconstructions and codes for the tests of the metrics.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -74,7 +76,7 @@ inline std::vector<int64_t> in_order(int64_t rows) {
   return order;
 }
 
-// Adds rows order[part] in batches, as an evaluation loop does.
+// Adds rows order[part] in batches, as an evaluation loop does; these are the peers' batches, too.
 inline void add(MetricSums& sums, const MetricRows& data, const std::vector<int64_t>& order,
                 Range part, int64_t batch) {
   const Range mine = sums.latents();
@@ -94,8 +96,16 @@ inline void add(MetricSums& sums, const MetricRows& data, const std::vector<int6
         fired[static_cast<size_t>(j - mine.begin)] += z[j] > 0 ? 1 : 0;
     }
     sums.add_rows(x.data(), x_hat.data(), rows, l0.data(), l1.data());
+    sums.end_batch();
     sums.add_fired(fired);
   }
+}
+
+inline double peer_value(const MetricReport& report, std::string_view name) {
+  for (const auto& [metric, value] : report.peers)
+    if (metric->name == name) return value;
+  ADD_FAILURE() << "no peer prints " << name;
+  return 0;
 }
 
 inline MetricSums empty_sums(const MetricRows& data) {

@@ -108,6 +108,8 @@ def run_peer(name: str, train_rows, held_out, steps: int, options) -> dict:
         trainer.end()
     progress.close()
     final = peers.measure(trainer.reconstruct, held_out, options.n)
+    if options.save:
+        trainer.save(Path(options.save) / name)
     return {"name": name, "label": peer.versioned_label(), "seconds": seconds,
             "tokens_per_s": steps * options.batch / seconds,
             "curve": [*curve, (seconds, final["fvu"])], **final}
@@ -199,6 +201,7 @@ def make_parser() -> OneLineParser:
     add("--points", type=int, default=10, help="FVUs of a peer on its way (default 10)")
     add("--target", type=float, help="FVU to be reached (default: the best peer's at the end)")
     add("--ours", nargs="+", default=[], metavar="RUN_DIR", help="run folders of megadict train")
+    add("--save", metavar="DIR", help="sparsify's dictionaries go to DIR/PEER, for loss_recovered.py")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--json", metavar="FILE")
@@ -216,6 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
                         "steps cannot be trained")
     if options.points < 1:
         raise ToolError(USAGE, f"--points {options.points}: at least 1")
+    if options.save and (bad := [p for p in options.peers if not p.startswith("sparsify")]):
+        raise ToolError(USAGE, f"--save: {bad[0]} is not written, sparsify's alone are",
+                        "--peers with these")
     if not options.peers and not options.ours:
         raise ToolError(USAGE, "nobody to compare: neither --peers nor --ours")
     if options.warmup is None:

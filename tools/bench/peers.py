@@ -101,6 +101,9 @@ class Sparsify(Driver):
         if hasattr(self.optimizer, "train"):
             self.optimizer.train()
 
+    def save(self, folder):
+        self.sae.save_to_disk(folder)
+
     def reconstruct(self, x: torch.Tensor):
         out = self.sae(x)
         return out.sae_out, active(out.latent_indices, out.latent_acts > 0, self.n)

@@ -8,9 +8,15 @@ from pathlib import Path
 NEEDED = ("torch", "numpy", "h5py", "safetensors", "transformers")
 
 
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def use_environment() -> None:
     """Goes on in the environment where this Python lacks what the tools import; one line and exit 1
     where there is none."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the tools draw their own progress line
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if not missing:
         return

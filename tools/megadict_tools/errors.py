@@ -46,6 +46,17 @@ class OneLineParser(argparse.ArgumentParser):
                         f"did you mean {near[0]}?" if near else f"{self.prog} --help")
 
 
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def add_quiet(parser: argparse.ArgumentParser):
+    parser.add_argument("--quiet", action="store_true", help="no progress lines")
+
+
 def _on_term(_signal, _frame):
     raise SystemExit(143)
 

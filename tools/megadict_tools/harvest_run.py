@@ -1,7 +1,7 @@
 """The harvest itself: windows through the model, rows into shards."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import h5py
@@ -33,6 +33,8 @@ class Harvester:
         self.settings, self.targets, self.out, self.device = settings, targets, out, device
         self.source = source
         self.units = lambda: plan_units(settings, text, held_out, tokenizer, bos)
+        whole = replace(settings, slice="")
+        self.units_of_all = lambda: plan_units(whole, text, held_out, tokenizer, bos)
         dtype = torch.bfloat16 if settings.compute == "bfloat16" else torch.float32
         self.model = load_model(source, dtype, device)
         self.vocabulary = self.model.get_input_embeddings().weight.shape[0]
@@ -40,8 +42,8 @@ class Harvester:
 
     def rows_done(self) -> int:
         """Rows of shards that are there, before the norm filter; for the estimate only."""
-        folder, done = self.out.folders[self.targets[0]], 0
-        for path in [*folder.glob("*.h5"), *folder.glob("eval/*.h5")]:
+        folder, names, done = self.out.folders[self.targets[0]], self.out.prefix + "shard_*.h5", 0
+        for path in [*folder.glob(names), *folder.glob("eval/" + names)]:
             with h5py.File(path, "r") as file:
                 done += int(file.attrs["rows"]) + int(file.attrs["dropped_rows"])
         return done
@@ -49,24 +51,30 @@ class Harvester:
     def probe(self) -> Probe:
         """Runs the first batches: twice the first one for the speed; with the norm filter on, the
         first rows of the first training shard for the median, unless an earlier run stored it.
-        Those rows are fixed by the plan, so that the median is the same whenever it is taken."""
+        Those rows are fixed by the plan, for all slices the unsliced one's, so that the median is
+        the same whenever and wherever it is taken."""
         first = next((u for u in self.units() if u.split == "train"), None)
         if first is None:
-            raise ToolError(BAD_DATA, "the text has no training rows", "more documents")
+            raise ToolError(BAD_DATA, f"the text{self._slice_words()} has no training rows",
+                            "more documents" + (", or fewer slices" if self.settings.slice else ""))
         windows = first.windows[:self.settings.batch]
         taken = self._activations(windows)
         start = time.monotonic()
         self._activations(windows)
         rows_per_s = len(next(iter(taken.values()))) / (time.monotonic() - start)
         if not self.out.state.get("begun"):
-            self.out.state["median_norm"] = self._median_norms(first)
+            self.out.state["median_norm"] = self._median_norms()
             self.out.state["begun"] = True
             self.out.save()
         return Probe({t: taken[t].shape[1] for t in self.targets}, rows_per_s)
 
-    def _median_norms(self, unit: Unit) -> dict[str, float]:
+    def _slice_words(self) -> str:
+        return f" of slice {self.settings.slice}" if self.settings.slice else ""
+
+    def _median_norms(self) -> dict[str, float]:
         if not self.settings.max_norm_multiple:
             return {}
+        unit = next(u for u in self.units_of_all() if u.split == "train")
         norms = {target: [] for target in self.targets}
         rows = 0
         for group in self._groups(unit.windows):
@@ -78,9 +86,9 @@ class Harvester:
         return {t.name: float(np.median(np.concatenate(norms[t])[:CALIBRATION_ROWS]))
                 for t in self.targets}
 
-    def run(self, expected_rows: int):
+    def run(self, expected_rows: int, quiet: bool = False):
         """Makes every shard that is not there yet, then marks the folder complete."""
-        progress = Progress("harvest", expected_rows)
+        progress = Progress("harvest", expected_rows, quiet=quiet)
         rows = dict.fromkeys(SPLITS, 0)
         dropped = {t.name: 0 for t in self.targets}
         for unit in self.units():

@@ -20,7 +20,6 @@ from typing import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here ever asks a network for a file
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("TQDM_DISABLE", "1")  # the tools draw their own progress line
 
 import torch
 
@@ -216,6 +215,28 @@ def check_targets(config, targets: list[Target]) -> Family:
     return family
 
 
+def hook_site(block, family: Family, site: str, seen: Callable):
+    """Calls `seen` with what passes a site of a block. A tensor that it returns goes on in its
+    place; at resid_mid into the MLP alone, since the stream goes on beside it."""
+    before = {"resid_pre": "", "resid_mid": family.mid, "mlp_hidden": family.neurons}
+    after = {"resid_post": "", "attn_out": family.attn_out, "mlp_out": family.mlp_out}
+
+    def on_input(_module, args, kwargs):
+        new = seen(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+
+    def on_output(_module, _args, output):
+        new = seen(output[0] if isinstance(output, tuple) else output)
+        return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
+
+    if site in before:
+        return block.get_submodule(before[site]).register_forward_pre_hook(on_input,
+                                                                           with_kwargs=True)
+    return block.get_submodule(after[site]).register_forward_hook(on_output)
+
+
 class _AllTaken(Exception):
     """Ends a forward pass once every target has been seen."""
 
@@ -234,22 +255,7 @@ class ActivationTap:
         self.handles = [self._hook(blocks[t.layer], t) for t in targets]
 
     def _hook(self, block, target: Target):
-        site = target.site
-        if site in ("resid_pre", "resid_mid", "mlp_hidden"):
-            path = {"resid_pre": "", "resid_mid": self.family.mid,
-                    "mlp_hidden": self.family.neurons}[site]
-
-            def before(_module, args, kwargs):
-                self._take(target, args[0] if args else kwargs["hidden_states"])
-
-            return block.get_submodule(path).register_forward_pre_hook(before, with_kwargs=True)
-        path = {"resid_post": "", "attn_out": self.family.attn_out,
-                "mlp_out": self.family.mlp_out}[site]
-
-        def after(_module, _args, output):
-            self._take(target, output[0] if isinstance(output, tuple) else output)
-
-        return block.get_submodule(path).register_forward_hook(after)
+        return hook_site(block, self.family, target.site, lambda value: self._take(target, value))
 
     def _take(self, target: Target, value: torch.Tensor):
         self.taken[target] = value

@@ -21,12 +21,13 @@ def size(count: float) -> str:
 class Progress:
     """`total` may be an estimate; `done` rows of an earlier run are not counted in the rate."""
 
-    def __init__(self, name: str, total: int, unit: str = "rows", done: int = 0):
+    def __init__(self, name: str, total: int, unit: str = "rows", done: int = 0,
+                 quiet: bool = False):
         self.name, self.total, self.unit = name, total, unit
         self.done, self.start_done, self.start = done, done, time.monotonic()
         self.on_terminal = sys.stderr.isatty()
         self.interval = 0.2 if self.on_terminal else 10.0
-        self.shown = time.monotonic()
+        self.shown = float("inf") if quiet else time.monotonic()
 
     def advance(self, count: int, note: str = ""):
         self.done += count

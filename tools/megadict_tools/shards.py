@@ -130,6 +130,14 @@ def _checked(path: Path) -> h5py.File:
     return file
 
 
+def count_rows(folder: str | Path) -> int:
+    total = 0
+    for path in find_shards(folder):
+        with _checked(path) as file:
+            total += file["activations"].shape[0]
+    return total
+
+
 def as_float32(data: np.ndarray, dtype: str | None) -> np.ndarray:
     if data.dtype == np.uint16:
         if dtype != "bfloat16":

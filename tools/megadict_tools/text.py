@@ -8,19 +8,28 @@ import hashlib
 import json
 import random
 import re
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Iterable, Iterator
 
-from .errors import BAD_DATA, USAGE, ToolError
+import numpy as np
+
+from .errors import BAD_DATA, ERROR, USAGE, ToolError, one_line
 
 SEPARATOR = "<|endoftext|>"
 READ_BYTES = 1 << 20
 PIECE_CHARACTERS = 1 << 20  # longer documents are tokenised piece by piece
 REPEATED_PARAGRAPH_CHARACTERS = 40
 SECTION_CHARACTERS = 2000
+TOKEN_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+TOKEN_BLOCK = 1 << 20
+# A document: its text, or the tokens that somebody else made of it.
+Document = str | np.ndarray
 HEADING = re.compile(r"(?m)^(?=\S.*\n([=*\-~^\"])\1{2,}$)")
 
 
@@ -30,8 +39,11 @@ class TextSource:
     name: str
     bytes: int
 
-    def documents(self) -> Iterator[str]:
+    def documents(self) -> Iterator[Document]:
         raise NotImplementedError
+
+    def use_tokenizer(self, tokenizer) -> None:
+        """For files of tokens: which of them ends a document."""
 
     def fingerprint(self) -> str:
         raise NotImplementedError
@@ -90,23 +102,87 @@ class PythonTopics(TextSource):
 
 
 class TextFiles(TextSource):
-    """UTF-8 files: *.jsonl with one object a line and its "text" a document; others are cut at a
-    separator, and are one document where it does not occur."""
+    """Files by their suffix: *.jsonl, *.parquet and *.arrow with a document in each line or row, as
+    text or as a list of tokens; *.bin, tokens one after the other, cut at the separator's; all
+    others are UTF-8, cut at the separator, and are one document where it does not occur."""
 
-    def __init__(self, paths: list[str], separator: str = SEPARATOR):
-        self.paths, self.separator = [Path(p) for p in paths], separator
+    def __init__(self, paths: list[str], separator: str = SEPARATOR, column: str = "text",
+                 token_dtype: str = "uint16"):
+        self.paths, self.separator, self.column = [Path(p) for p in paths], separator, column
+        self.token_dtype, self.separator_token = TOKEN_DTYPES[token_dtype], None
         for path in self.paths:
             if not path.is_file():
                 raise ToolError(BAD_DATA, f"--text '{path}' is not a file")
-        self.bytes = sum(path.stat().st_size for path in self.paths)
+        self.bytes = sum(text_bytes(path, column) for path in self.paths)
         self.name = ", ".join(path.name for path in self.paths)
         if self.bytes == 0:
             raise ToolError(BAD_DATA, f"--text '{self.name}' is empty")
 
-    def documents(self) -> Iterator[str]:
+    def documents(self) -> Iterator[Document]:
+        readers = {".jsonl": self._json_lines, ".parquet": self._parquet, ".arrow": self._arrow,
+                   ".bin": self._tokens}
         for path in self.paths:
-            found = self._json_lines(path) if path.suffix == ".jsonl" else self._separated(path)
-            yield from (text for text in found if text.strip())
+            for document in readers.get(path.suffix, self._separated)(path):
+                if document.strip() if isinstance(document, str) else len(document):
+                    yield document
+
+    def use_tokenizer(self, tokenizer) -> None:
+        if not any(path.suffix == ".bin" for path in self.paths):
+            return
+        if self.separator not in tokenizer.get_vocab():
+            raise ToolError(USAGE, f"--separator '{self.separator}' is no token of the model, and "
+                            "must be one to cut a file of tokens",
+                            f"--separator '{tokenizer.eos_token}'")
+        self.separator_token = tokenizer.convert_tokens_to_ids(self.separator)
+
+    def _tokens(self, path: Path) -> Iterator[np.ndarray]:
+        size = self.token_dtype.itemsize
+        if path.stat().st_size % size:
+            raise ToolError(BAD_DATA, f"'{path}' has {path.stat().st_size} bytes, no multiple of "
+                            f"the {size} of a token", "--token_dtype")
+        open_parts: list[np.ndarray] = []
+        with open(path, "rb") as file:
+            while len(block := np.frombuffer(file.read(TOKEN_BLOCK * size), self.token_dtype)):
+                start = 0
+                for end in np.flatnonzero(block == self.separator_token):
+                    yield np.concatenate([*open_parts, block[start:end]])
+                    open_parts, start = [], end + 1
+                open_parts.append(block[start:])
+        if open_parts:
+            yield np.concatenate(open_parts)
+
+    def _parquet(self, path: Path) -> Iterator[Document]:
+        from pyarrow import parquet
+
+        with _arrow_errors(path):
+            file = parquet.ParquetFile(path)
+            self._check_column(path, file.schema_arrow)
+            for batch in file.iter_batches(1024, columns=[self.column]):
+                yield from self._column(path, batch)
+
+    def _arrow(self, path: Path) -> Iterator[Document]:
+        """Both kinds of Arrow file: with an index at its end, and a stream (Hugging Face's)."""
+        import pyarrow
+
+        with _arrow_errors(path), pyarrow.memory_map(str(path)) as file:
+            try:
+                reader = pyarrow.ipc.open_file(file)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            except pyarrow.ArrowInvalid:
+                file.seek(0)
+                batches = reader = pyarrow.ipc.open_stream(file)
+            self._check_column(path, reader.schema)
+            for batch in batches:
+                yield from self._column(path, batch)
+
+    def _check_column(self, path: Path, schema) -> None:
+        if self.column not in schema.names:
+            raise ToolError(BAD_DATA, f"'{path}' has no column '{self.column}', it has "
+                            f"{', '.join(schema.names)}", "--text_column")
+
+    def _column(self, path: Path, batch) -> Iterator[Document]:
+        for value in batch.column(batch.schema.names.index(self.column)).to_pylist():
+            yield _document(value, f"'{path}', column '{self.column}'")
 
     def _separated(self, path: Path) -> Iterator[str]:
         rest = ""
@@ -115,19 +191,20 @@ class TextFiles(TextSource):
             yield from (document.strip("\n") for document in whole)
         yield rest.strip("\n")
 
-    @staticmethod
-    def _json_lines(path: Path) -> Iterator[str]:
+    def _json_lines(self, path: Path) -> Iterator[Document]:
         rest, number = "", 0
         for text in [*_decoded(path), "\n"]:
             *lines, rest = (rest + text).split("\n")
             for line in lines:
                 number += 1
                 if line.strip():
-                    yield _json_text(path, number, line)
+                    yield _json_document(path, number, line, self.column)
 
     def fingerprint(self) -> str:
         """Names, sizes, and the first and last MiB of each file."""
-        digest = hashlib.sha256(self.separator.encode())
+        how = (self.separator, *[part for part, default in (
+            (self.column, "text"), (self.token_dtype.name, "uint16")) if part != default])
+        digest = hashlib.sha256("\0".join(how).encode())
         for path in self.paths:
             length = path.stat().st_size
             digest.update(f"\0{path.name} {length}\0".encode())
@@ -153,15 +230,49 @@ def _decoded(path: Path) -> Iterator[str]:
             done += len(block)
 
 
-def _json_text(path: Path, number: int, line: str) -> str:
+def _json_document(path: Path, number: int, line: str, column: str) -> Document:
     try:
-        text = json.loads(line)["text"]
+        value = json.loads(line)[column]
     except (ValueError, KeyError, TypeError) as error:
-        raise ToolError(BAD_DATA, f"'{path}' line {number} is not a JSON object with \"text\""
-                        ) from error
-    if not isinstance(text, str):
-        raise ToolError(BAD_DATA, f"'{path}' line {number}: \"text\" is not a string")
-    return text
+        raise ToolError(BAD_DATA, f"'{path}' line {number} is not a JSON object with \"{column}\"",
+                        "--text_column names another") from error
+    return _document(value, f"'{path}' line {number}: \"{column}\"")
+
+
+def _document(value, where: str) -> Document:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(type(token) is int and 0 <= token < 2**32 for token in value):
+        return np.array(value, np.uint32)
+    raise ToolError(BAD_DATA, f"{where} is neither a string nor a list of tokens")
+
+
+@contextmanager
+def _arrow_errors(path: Path):
+    """What a broken file raises, as one line."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ToolError(BAD_DATA, f"cannot read '{path}': {one_line(error)}") from error
+
+
+def text_bytes(path: Path, column: str) -> int:
+    """About how much text there is; looks for what reading it needs."""
+    if path.suffix in (".parquet", ".arrow") and find_spec("pyarrow") is None:
+        raise ToolError(ERROR, f"--text '{path}' needs pyarrow, which {sys.executable} has not",
+                        "pip install -c tools/constraints.txt pyarrow")
+    if path.suffix != ".parquet" or path.stat().st_size == 0:
+        return path.stat().st_size
+    from pyarrow import parquet
+
+    with _arrow_errors(path):
+        facts = parquet.ParquetFile(path).metadata
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    columns = [group.column(c) for group in groups for c in range(group.num_columns)]
+    return sum(part.total_uncompressed_size for part in columns
+               if part.path_in_schema.split(".")[0] == column) or path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -215,6 +326,11 @@ def documents_up_to(source: TextSource, limit: int) -> int:
     return count
 
 
+def held_out_of(source: TextSource, fraction: float, seed: int) -> HeldOut:
+    first_run = round(1 / fraction) + 1 if fraction else 1
+    return HeldOut(fraction, seed, documents_up_to(source, first_run))
+
+
 def pieces(text: str) -> Iterator[str]:
     """Cuts very long text behind a line end, or anywhere where there is none."""
     start = 0
@@ -226,7 +342,10 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def document_tokens(tokenizer, text: str) -> Iterator[int]:
+def document_tokens(tokenizer, text: Document) -> Iterator[int]:
+    if not isinstance(text, str):
+        yield from text.tolist()
+        return
     for piece in pieces(text):
         yield from tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
 

@@ -1,0 +1,75 @@
+#include "app/dictionary_source.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "app/field.h"
+#include "app/together.h"
+#include "base/error.h"
+#include "io/file.h"
+#include "model/formats.h"
+
+namespace megadict {
+
+namespace {
+
+bool is_foreign(const std::string& path, const std::string& weights) {
+  return weights == "last" && foreign_format(path) != nullptr;
+}
+
+// One shard of a dictionary that was read whole.
+SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
+  Dictionary& d = saved.dictionary;
+  const bool tied = d.tied();
+  d.latents = shard_of(d.n, parts, index);
+  const auto mine = [&](const at::Tensor& t) {
+    return t.narrow(0, d.latents.begin, d.latents.size()).contiguous();
+  };
+  d.w_enc_ld = mine(d.w_enc_ld);
+  d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
+  d.b_enc_l = mine(d.b_enc_l);
+  for (at::Tensor& extra : d.extra_l) extra = mine(extra);
+  return saved;
+}
+
+}  // namespace
+
+std::string dictionary_folder(const std::string& path, const std::string& weights,
+                              Communicator& world) {
+  std::string found;
+  if (world.rank() == 0) found = is_foreign(path, weights) ? path : find_checkpoint(path);
+  return broadcast_text(world, found, "dictionary");
+}
+
+SavedDictionary load_shard(const std::string& folder, const std::string& weights, int parts,
+                           int index) {
+  if (is_foreign(folder, weights)) return shard_of_whole(load_foreign(folder), parts, index);
+  return load_saved(folder, weights, parts, index);
+}
+
+std::string held_out(const std::string& path) {
+  return folder_exists(path + "/eval") ? path + "/eval" : path;
+}
+
+void refuse_other_width(const std::string& folder, const Dictionary& dictionary,
+                        const std::string& data_path, const ShardIndex& data) {
+  if (dictionary.d == data.width()) return;
+  fail_agreed(ExitCode::bad_data,
+              fmt::format("the dictionary in {} has width {}, the rows of {} have {}",
+                          in_quotes(folder), dictionary.d, in_quotes(data_path), data.width()));
+}
+
+void refuse_unwritable(const std::string& path) {
+  const std::string folder = parent_folder(path);
+  if (!folder_exists(folder))
+    fail(ExitCode::error,
+         fmt::format("cannot write {}: there is no folder {}", in_quotes(path), in_quotes(folder)));
+  if (folder_exists(path))
+    fail(ExitCode::error, fmt::format("cannot write {}: it is a folder", in_quotes(path)));
+  if (::access(folder.c_str(), W_OK) != 0)
+    fail(ExitCode::error, fmt::format("cannot write {}: {} may not be written to", in_quotes(path),
+                                      in_quotes(folder)));
+}
+
+}  // namespace megadict

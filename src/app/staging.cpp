@@ -1,0 +1,45 @@
+#include "app/staging.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "app/plan.h"
+#include "app/together.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "data/stage.h"
+
+namespace megadict {
+
+namespace {
+
+// Between two calls of the others: far below any limit of the watchdog that lets a run work.
+constexpr double kSlice_s = 0.5;
+
+// The most that is missing on a node.
+int64_t most_missing(Communicator& world, const std::optional<ShardStage>& stage) {
+  int64_t bytes = stage ? stage->bytes_missing() : 0;
+  world.all_reduce(view_of(&bytes, 1), ReduceOp::max, "bytes to stage");
+  return bytes;
+}
+
+}  // namespace
+
+void stage_shards(Launch& launch, const std::string& folder, const std::vector<int32_t>& shards,
+                  ShardIndex& index) {
+  refuse_folder_of_shards(index, "data.stage_dir", folder);
+  std::optional<ShardStage> stage;
+  if (launch.facts().local_rank == 0) stage.emplace(index, shards, folder);
+  const double start = seconds_now();
+  const int64_t bytes = most_missing(launch.world(), stage);
+  if (bytes > 0)
+    say(fmt::format("staging {} of {} shards in {}: up to {} on a node", shards.size(),
+                    index.shards().size(), folder, bytes_text(bytes)));
+  while (most_missing(launch.world(), stage) > 0)
+    if (stage) stage->copy(kSlice_s);
+  if (bytes > 0) say(fmt::format("staged in {:.1f} s", seconds_now() - start));
+  index = staged_index(index, shards, folder);
+}
+
+}  // namespace megadict
