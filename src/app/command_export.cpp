@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include "app/commands.h"
+#include "app/dictionary_source.h"
 #include "app/options.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "data/shard_index.h"
 #include "eval/calibrate.h"
-#include "io/file.h"
 #include "model/activations.h"
 #include "model/formats.h"
 #include "model/saved.h"
@@ -48,18 +48,14 @@ OptionSet options(ExportOptions& own) {
 }
 
 // Rows are encoded alone from here on: batchtopk's threshold in place of any k.
-void set_threshold(const ExportOptions& own, SavedDictionary& saved) {
+void set_threshold(const ExportOptions& own, const std::string& folder, SavedDictionary& saved) {
   Dictionary& dictionary = saved.dictionary;
   if (!activation_named(dictionary.config.activation).has_k)
     fail_agreed(ExitCode::usage, fmt::format("--calibrate with the activation {}, which has no k",
                                              dictionary.config.activation));
-  const std::string path =
-      folder_exists(own.calibrate + "/eval") ? own.calibrate + "/eval" : own.calibrate;
+  const std::string path = held_out(own.calibrate);
   const ShardIndex data = ShardIndex::open(path);
-  if (dictionary.d != data.width())
-    fail_agreed(ExitCode::bad_data,
-                fmt::format("the dictionary has width {}, the rows of {} have {}", dictionary.d,
-                            in_quotes(path), data.width()));
+  refuse_other_width(folder, dictionary, path, data);
   const Calibration found = calibrate(dictionary, saved.normalization, data, own.calibrate_rows);
   say(fmt::format("threshold {:.6g} on {} rows of {}: l0 {:.4f} beside k {}", found.threshold,
                   found.rows, path, found.l0, dictionary.config.k));
@@ -82,7 +78,7 @@ int run_export(Launch& launch, const Args& args) {
                                              launch.facts().ranks));
   const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
   SavedDictionary saved = load_saved(folder, own.weights);
-  if (!own.calibrate.empty()) set_threshold(own, saved);
+  if (!own.calibrate.empty()) set_threshold(own, folder, saved);
   export_dictionary(std::move(saved), format_named(own.format), export_scale_named(own.scale),
                     own.out);
   say(fmt::format("wrote {} as {} to {}", folder, own.format, own.out));

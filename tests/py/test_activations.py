@@ -21,7 +21,7 @@ def data(megadict_bin, tmp_path_factory):
 
 
 def train(binary, data, out, kind, ranks=1, **more):
-    done = run(binary, train_words(data, out, **KINDS[kind], **more), ranks=ranks)
+    done = run(binary, train_words(data, out, **{**KINDS[kind], **more}), ranks=ranks)
     assert done.returncode == 0, done.stderr
     return done
 
