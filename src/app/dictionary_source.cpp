@@ -29,6 +29,7 @@ SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
   d.w_enc_ld = mine(d.w_enc_ld);
   d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
   d.b_enc_l = mine(d.b_enc_l);
+  for (at::Tensor& extra : d.extra_l) extra = mine(extra);
   return saved;
 }
 

@@ -26,6 +26,9 @@ struct PlanInput {
   int64_t keep = 2;                 // checkpoints kept, at most
   // Codes are the best of each row, the best of the batch, or all that are positive.
   enum class Select { row, batch, positive } select = Select::row;
+  int64_t extra = 0;       // numbers that the activation learns of each latent, besides b_enc
+  bool l0_target = false;  // the whole batch's L0 is compared with one
+  int64_t levels = 1;      // of a matryoshka dictionary: each has a reconstruction
   bool tied = false;
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps

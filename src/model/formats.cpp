@@ -81,6 +81,9 @@ double unit_decoder_rows(Dictionary& dictionary) {
   dictionary.w_dec_ld.div_(factor.clamp_min(1e-30).unsqueeze(1));
   dictionary.w_enc_ld.mul_(factor.unsqueeze(1));
   dictionary.b_enc_l.mul_(factor);
+  const auto extra = activation_named(dictionary.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    if (extra[i].pre_activation) dictionary.extra_l[i].mul_(factor);
   return off.max().item<double>();
 }
 

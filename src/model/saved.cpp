@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "model/activations.h"
 #include "model/checkpoint_reader.h"
 #include "model/formats.h"
 #include "model/initialise.h"
@@ -101,6 +102,9 @@ void read_weights(const CheckpointReader& reader, const std::string& prefix, Dic
   reader.read_rows(prefix + "W_enc", latents, view_of(to.w_enc_ld));
   if (!to.tied()) reader.read_rows(prefix + "W_dec", latents, view_of(to.w_dec_ld));
   reader.read_rows(prefix + "b_enc", latents, view_of(to.b_enc_l));
+  const auto extra = activation_named(to.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    reader.read_rows(prefix + std::string(extra[i].name), latents, view_of(to.extra_l[i]));
   reader.read(prefix + "b_dec", view_of(to.b_dec_d));
 }
 
@@ -117,6 +121,8 @@ SavedDictionary load_foreign_shard(const std::string& folder, int64_t parts, int
   if (parts == 1) return out;
   for (at::Tensor* tensor : {&dictionary.w_enc_ld, &dictionary.w_dec_ld, &dictionary.b_enc_l})
     *tensor = tensor->narrow(0, dictionary.latents.begin, dictionary.latents.size()).clone();
+  for (at::Tensor& extra : dictionary.extra_l)
+    extra = extra.narrow(0, dictionary.latents.begin, dictionary.latents.size()).clone();
   return out;
 }
 

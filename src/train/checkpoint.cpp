@@ -49,6 +49,13 @@ std::vector<Named> tensors_of(const TrainState& state) {
   add_moments("W_dec", state.w_dec, true);
   add_moments("b_enc", state.b_enc, true);
   add_moments("b_dec", state.b_dec, false);
+  const auto extra = activation_named(d.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i) {
+    const std::string name(extra[i].name);
+    all.push_back({name, own(d.extra_l[i]), true});
+    add_moments(name.c_str(), state.extra[i], true);
+    if (!state.ema_extra.empty()) all.push_back({"ema." + name, state.ema_extra[i], true});
+  }
   if (state.last_step_l.defined()) all.push_back({"last_step", state.last_step_l, true});
   if (state.ema_w_enc.defined()) {
     all.push_back({"ema.W_enc", state.ema_w_enc, true});
@@ -234,6 +241,9 @@ void read_state(const CheckpointReader& reader, TrainState& state) {
                               {"b_enc", d.b_enc_l, true},
                               {"tokens_since_fired", state.tokens_since_fired_l, true}};
   if (!d.tied()) whole.push_back({"W_dec", d.w_dec_ld, true});
+  const auto extra = activation_named(d.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    whole.push_back({std::string(extra[i].name), d.extra_l[i], true});
   for (Named& item : whole) read_tensor(reader, item, d.latents, item.tensor);
   const auto is_whole = [&](const Named& item) {
     return std::any_of(whole.begin(), whole.end(),

@@ -69,6 +69,7 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   out.w_enc_ld.copy_(from.w_enc_ld);
   if (!out.tied()) out.w_dec_ld.copy_(from.w_dec_ld);
   out.b_enc_l.copy_(from.b_enc_l);
+  for (size_t i = 0; i < out.extra_l.size(); ++i) out.extra_l[i].copy_(from.extra_l[i]);
   out.b_dec_d.copy_(from.b_dec_d);
   double off = unit_decoder_rows(out);
   mesh.feature->all_reduce(view_of(&off, 1), ReduceOp::max, "decoder norms");
