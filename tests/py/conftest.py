@@ -5,6 +5,7 @@ MEGADICT_SHARED_DATA  the folder with tinylm-activations/ and the like; default 
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,3 +61,19 @@ def shared_data():
         return path
 
     return path_of
+
+
+SCREENS = {"screen_int8": "avx512vnni", "screen_bf16": "avx512bf16"}
+
+
+@pytest.fixture(scope="session")
+def need_screen(megadict_bin):
+    """need_screen("screen_int8") -> that, or a skip that names the instructions that the processor lacks."""
+    known = subprocess.run([megadict_bin, "info"], capture_output=True, text=True, check=True).stdout.split()
+
+    def encode_of(encode: str) -> str:
+        if SCREENS[encode] not in known:
+            pytest.skip(f"this processor has no {SCREENS[encode]}")
+        return encode
+
+    return encode_of

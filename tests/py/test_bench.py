@@ -27,9 +27,12 @@ def test_kernels(megadict_bin, tmp_path):
     (4, ["--mesh.data", "2", "--mesh.exchange", "tokens", "--micro", "13", "--mesh.overlap", "true"]),
     (2, ["--encode", "screen_bf16"]), (0, ["--encode", "screen_int8"]),
 ])  # fmt: skip
-def test_step(megadict_bin, tmp_path, ranks, more):
+def test_step(megadict_bin, need_screen, tmp_path, ranks, more):
     out = tmp_path / "step.json"
     encode = [] if "--encode" in more else ["--encode", "fp32"]
+    for word in more:
+        if word.startswith("screen_"):
+            need_screen(word)
     done = call(megadict_bin, ["bench", "step", "--d", "24", "--n_latents", "131", "--k", "5", "--rows", "61",
                                "--repeats", "2", "--json", str(out), *encode, *more], tmp_path, ranks)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -85,7 +85,8 @@ def test_turns_and_table(megadict_bin, data, tmp_path, capfd):
     assert text.split() == capfd.readouterr().out.split()
 
 
-def test_ladder(megadict_bin, data, tmp_path):
+def test_ladder(megadict_bin, need_screen, data, tmp_path):
+    need_screen("screen_int8")
     out, table = tmp_path / "out.json", tmp_path / "out.md"
     assert compared(megadict_bin, data, "--ladder", "--rounds", 1, "--steps", 2, "--json", out,
                     "--markdown", table) == 0
