@@ -20,6 +20,7 @@ constexpr Command kCommands[] = {
     {"encode", "write the sparse codes of a data set", run_encode, help_encode},
     {"compare", "how far dictionaries hold the same latents", run_compare, help_compare},
     {"export", "write a dictionary in another tool's layout", run_export, help_export},
+    {"import", "turn another tool's dictionary into a checkpoint", run_import, help_import},
     {"plan", "memory, bytes on the wire and disk of a configuration, without running it", run_plan,
      help_plan},
     {"bench", "rates beside measured bounds, correctness beside rates", run_bench, help_bench,

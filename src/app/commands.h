@@ -45,6 +45,8 @@ int run_compare(Launch& launch, const Args& args);
 std::string help_compare();
 int run_export(Launch& launch, const Args& args);
 std::string help_export();
+int run_import(Launch& launch, const Args& args);
+std::string help_import();
 int run_info(Launch& launch, const Args& args);
 std::string help_info();
 int run_plan(Launch& launch, const Args& args);

@@ -57,4 +57,9 @@ std::string find_checkpoint(const std::string& path);
 SavedDictionary load_saved(const std::string& folder, const std::string& weights, int64_t parts = 1,
                            int64_t index = 0);
 
+// A whole dictionary as a folder of the checkpoint's layout, for those who read weights alone: it
+// holds no optimiser's state and belongs to no data. Exit 2 for a folder with content; it appears
+// complete or not at all.
+void write_saved(const SavedDictionary& saved, const std::string& folder);
+
 }  // namespace megadict
