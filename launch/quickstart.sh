@@ -52,7 +52,7 @@ data=$out/activations run=$out/run
 megadict=$root/build/$preset/bin/megadict
 python=$MEGADICT_HOME/venv/bin/python
 stages=7 interrupted=0
-loss_tokens=1024  # held-out tokens: half a minute; tools/loss_recovered.py takes 16384 by itself
+loss_tokens=768  # held-out tokens: less than a minute; tools/loss_recovered.py takes 16384 by itself
 trap 'interrupted=1' INT TERM
 
 # ---- stages ------------------------------------------------------------------------------------
@@ -110,7 +110,8 @@ train() {
 }
 
 evaluate() {
-  launch eval --run.dir "$run" --data.path "$data" --json "$out/eval.json" >"$out/eval.txt" &&
+  launch eval --run.dir "$run" --data.path "$data" --json "$out/eval.json" \
+    --latents "$run/latents.h5" >"$out/eval.txt" &&
     "$python" "$root/tools/pca_yardstick.py" --data "$data" --k 32 --json "$out/pca.json"
 }
 
@@ -126,7 +127,7 @@ report() {
   "$python" "$root/tools/loss_recovered.py" --model smollm2 --data "$data" --dictionary "$out/saelens" \
     --tokens "$loss_tokens" --json "$out/loss_recovered.json" >"$out/loss_recovered.txt" &&
     "$python" "$root/tools/report.py" "$run" --loss "$out/loss_recovered.json" \
-      --title "SmolLM2-135M, after block 9" --out "$out/report.html"
+      --model smollm2 --title "SmolLM2-135M, after block 9" --out "$out/report.html"
 }
 
 # ------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ In {out}:
   run/final/         the dictionary; run/metrics.jsonl has every logged step
   saelens/           the same for SAELens: SAE.load_from_disk
   eval.json          all metrics
-  report.html        curves, densities, metrics, configuration: open it in a browser
+  report.html        curves, densities, latents in text, metrics: open it in a browser
 
 Next, the same with twice the active latents:
   {program} train --config {config} --data.path {out}/activations \\

@@ -135,7 +135,8 @@ int run_data_info(Launch& launch, const Args& args) {
 }
 
 OptionSet verify_options(std::string& path) {
-  return path_options("data verify", "Reads everything, eval/ too: checksums, finite values, norms.", path);
+  return path_options("data verify",
+                      "Reads everything, eval/ too: checksums, finite values, norms.", path);
 }
 
 int run_verify(Launch& launch, const Args& args) {

@@ -59,7 +59,8 @@ OptionSet options(Config& config, PlanOptions& own) {
 // What nobody gave is read from the shards, if there are any.
 void look_at_data(const std::string& path, PlanOptions& own) {
   if (own.width == 0 && path.empty())
-    fail_agreed(ExitCode::usage, "neither --d nor --data.path was given, which say how wide rows are",
+    fail_agreed(ExitCode::usage,
+                "neither --d nor --data.path was given, which say how wide rows are",
                 "megadict plan --help");
   if (!path.empty()) {
     const ShardIndex index = ShardIndex::open(path);

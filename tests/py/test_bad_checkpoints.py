@@ -133,7 +133,7 @@ def test_file_where_a_folder_belongs(megadict_bin, interrupted):
 def test_scores_that_cannot_be_written(megadict_bin, with_run):
     args = ["eval", "--run.dir", "run", "--data.path", "acts", "--json"]
     refused(megadict_bin, with_run, [*args, "none/x.json"], ERROR, "there is no folder 'none'")
-    for path, why in (("acts", "Is a directory"), ("full", "No space left on device")):
+    for path, why in (("acts", "it is a folder"), ("full", "No space left on device")):
         if path == "full":
             (with_run / path).symlink_to("/dev/full")
         result = call(megadict_bin, [*args, path], with_run)

@@ -24,7 +24,8 @@ def test_from_nothing_to_a_dictionary_that_saelens_loads(repo_root, tmp_path):
     assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-2000:]
     assert second.stdout.count("there already:") == 4
 
-    assert "Loss recovered" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Loss recovered" in page and "<mark>" in page
 
     from sae_lens import SAE
 

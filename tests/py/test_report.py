@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import report
+import training
 from chromium import Chromium
 from megadict_tools.charts import Axis, Series, line_chart, short
 from megadict_tools.errors import main_guard
@@ -249,6 +250,19 @@ def test_latents_of_other_rows_are_refused(latents, model_folder, tmp_path, capf
         file.attrs["rows"] = 10**9
     assert write_page(*words) == 2
     assert "speaks of 1,000,000,000 rows" in capfd.readouterr().err
+
+
+def test_what_the_binary_says_of_latents(run, model_folder, megadict_bin, tmp_path):
+    assert run("--eval_fraction", 0.3)[0] == 0
+    data, folder = tmp_path / "out", tmp_path / "run"
+    assert training.run(megadict_bin, training.train_words(data, folder, data__tokens=101 * 20)).returncode == 0
+    done = training.run(megadict_bin, ["eval", "--run.dir", folder, "--data.path", data, "--latents",
+                                       folder / "latents.h5"])
+    assert done.returncode == 0, done.stderr
+    assert write_page(folder, "--out", tmp_path / "a.html", "--model", model_folder("gpt2")) == 0
+    text = (tmp_path / "a.html").read_text()
+    Page(text)
+    assert "of 67 latents" in text and "<mark>" in text and "Fields that were given." in text
 
 
 # ---- in a browser --------------------------------------------------------------------------------

@@ -161,6 +161,17 @@ def test_a_killed_rank_ends_the_job_and_the_requeued_one_goes_on(sandbox, submit
     assert losses(folder / "run") == whole
 
 
+def test_every_node_stages_the_shards(sandbox, submit, activations, whole):
+    """Here both nodes have one disk: the second leader waits for the first and finds its copy."""
+    number, folder = submit("staged", RUN_DIR="run", args=("--data.stage_dir", "disk"))
+    job = sandbox.wait_for_state(number, "COMPLETED", "FAILED")
+    log = (folder / "staged.out").read_text()
+    assert job["ExitCode"] == "0:0", log
+    assert log.count("staging 1 of 1 shards in disk") == 1 and losses(folder / "run") == whole
+    copies = [path for path in (folder / "disk").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in copies] == [(activations / "0000.h5").read_bytes()]
+
+
 @pytest.mark.parametrize(("plugin", "code", "line"), [
     ("none", "2:0", "megadict: srun started 4 tasks but MPI sees 1"),
     ("nosuch", "2:0", "this SLURM has no MPI plugin 'nosuch'. hint: SRUN_MPI may be one of: pmix"),

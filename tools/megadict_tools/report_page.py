@@ -40,14 +40,14 @@ def swatch(i: int) -> str:
     return f'<span class="swatch s{i % SERIES}"></span>'
 
 
-def table(caption: str, head: list[str], rows: list[list[str]], words: int = 0, kind: str = "",
-          hidden_caption: bool = False) -> str:
+def table(caption: str, head: list[str], rows: list[list[str]], words: int = 0,
+          kind: str = "") -> str:
     """`head` and cells are HTML; the first column names the row, `words` more are text."""
     text = lambda i: ' class="words"' if 0 < i <= words else ""
     heads = "".join(f'<th scope="col"{text(i)}>{h}</th>' for i, h in enumerate(head))
     body = "".join("<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(
         f"<td{text(i)}>{cell}</td>" for i, cell in enumerate(row[1:], 1)) + "</tr>" for row in rows)
-    says = f'<span class="hidden">{caption}</span>' if hidden_caption else caption
+    says = f'<span class="says">{caption}</span>'
     return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(_plain(caption))}">'
             f'<table class="{kind}"><caption>{says}</caption><thead><tr>{heads}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>")
@@ -100,14 +100,14 @@ def runs_table(runs: list[Run]) -> str:
         fvu = quality(run, "fvu")
         best = fvu is not None and fvu == min(known)
         rows.append([
-            swatch(i) + escape(run.name), escape(str(run.value("model.activation", "–"))),
-            f"{run.value('model.n_latents', 0):,}", short(run.last("tokens") or 0),
+            swatch(i) + escape(run.name),
             f'<span class="best">{number(fvu)}</span>' if best else number(fvu),
             number(quality(run, "l0") or run.last("l0"), 1), percent(quality(run, "dead_pct")),
-            f"{median_speed(run) or 0:,.0f}"])
-    return table("Quality is of the last evaluation on held-out rows; ◂ marks the lowest FVU.",
-                 ["Run", "Activation", "Latents", "Tokens", "FVU", "L0", "Never fire", "Tokens/s"],
-                 rows, words=1)
+            f"{run.value('model.n_latents', 0):,}", short(run.last("tokens") or 0),
+            f"{median_speed(run) or 0:,.0f}", escape(str(run.value("model.activation", "–")))])
+    return table("Quality is of the last evaluation on held-out rows; ▸ marks the lowest FVU.",
+                 ["Run", "FVU", "L0", "Never fire", "Latents", "Tokens", "Tokens/s", "Activation"],
+                 rows, kind="runs")
 
 
 def legend(runs: list[Run]) -> str:
