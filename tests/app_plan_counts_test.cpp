@@ -162,6 +162,37 @@ TEST(PlanCounts, BatchTopkStep) {
   }
 }
 
+TEST(PlanCounts, JumpreluStep) {
+  for (const double target : {0.0, 20.0})
+    for (const bool deterministic : {false, true}) {
+      Config config = small();
+      config.model.activation = "jumprelu";
+      config.model.l0_target = target;
+      config.run.deterministic = deterministic;
+      config.mesh.exchange = "tokens";
+      config.optim.name = "adam_b1_0";
+      compare(config, false);
+      config.mesh.exchange = deterministic ? "tokens" : "gradients";
+      config.data.micro_batch_size = 17;
+      compare(config, true);
+    }
+}
+
+TEST(PlanCounts, MatryoshkaStep) {
+  for (const char* exchange : {"gradients", "tokens"}) {
+    Config config = small();
+    config.mesh.exchange = exchange;
+    config.model.matryoshka = "10,0.5";
+    compare(config, false);
+    config.data.micro_batch_size = 17;
+    compare(config, true);
+  }
+  Config config = small();
+  config.model.matryoshka = "10,0.5";
+  config.run.deterministic = true;
+  compare(config, true);
+}
+
 // Every row of a shard lists all of it: one selection is enough.
 TEST(PlanCounts, BatchTopkOfWholeShards) {
   Config config = small();

@@ -215,6 +215,19 @@ TEST(Disk, HoldsThoseKeptAndOneBeingWritten) {
   EXPECT_EQ(plan.peak, 4 * plan.checkpoint);
 }
 
+TEST(Disk, CountsMilestones) {
+  Config config;
+  config.model.n_latents = 64;
+  config.data.batch_size = config.data.micro_batch_size = 100;
+  config.data.tokens = 100 * 5000;
+  config.checkpoint = {.every_steps = 1000, .every_minutes = 0, .keep = 2, .keep_ratio = 2};
+  EXPECT_EQ(plan_input(config, 16, 4, 0).keep, 2 + 4);  // from 2^9, 2^10, 2^11, 2^12 on
+  config.checkpoint.every_minutes = 15;
+  EXPECT_EQ(plan_input(config, 16, 4, 0).keep, 2 + 13);  // from 1, 2, 4, ... on
+  config.checkpoint.keep_ratio = 0;
+  EXPECT_EQ(plan_input(config, 16, 4, 0).keep, 2);
+}
+
 TEST(Meshes, AreAllFactorisationsWithALatentForEveryRank) {
   const auto meshes = meshes_of(6, 100);
   ASSERT_EQ(meshes.size(), 4u);

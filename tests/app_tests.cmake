@@ -3,6 +3,7 @@ megadict_test(app_options_test SOURCES app_options_test.cpp ROOMS app TORCH LABE
 megadict_test(app_settings_test SOURCES app_settings_test.cpp ROOMS app TORCH LABELS app)
 megadict_test(app_saved_config_test SOURCES app_saved_config_test.cpp ROOMS app TORCH LABELS app)
 megadict_test(app_plan_test SOURCES app_plan_test.cpp ROOMS app TORCH LABELS app)
+megadict_test(app_sweep_grid_test SOURCES app_sweep_grid_test.cpp ROOMS app TORCH LABELS app)
 megadict_test(app_control_group_test SOURCES app_control_group_test.cpp ROOMS app TORCH LABELS app)
 megadict_test(app_plan_time_test SOURCES app_plan_time_test.cpp ROOMS app TORCH LABELS app)
 foreach(name app_field_test app_plan_test)

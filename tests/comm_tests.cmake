@@ -22,6 +22,7 @@ megadict_test(comm_host_memory_test SOURCES comm_host_memory_test.cpp ROOMS comm
 megadict_test(comm_nccl_test SOURCES comm_nccl_test.cpp ROOMS comm comm_standin RANKS 1 2 3 4 6
               LABELS comm)
 target_include_directories(comm_nccl_test BEFORE PRIVATE support)
+megadict_test(comm_agree_test SOURCES comm_agree_test.cpp ROOMS comm RANKS 1 2 3 4 6 LABELS comm)
 megadict_test(comm_launch_test SOURCES comm_launch_test.cpp ROOMS comm RANKS 1 2 3 LABELS comm)
 
 # Whole jobs with a planted fault, started by tests that run alone.

@@ -125,6 +125,20 @@ TEST_P(Kernels, KthAndKeepSelectTheGlobalTopk) {
   EXPECT_TRUE(at::equal(got, want));
 }
 
+TEST_P(Kernels, ProductsAreThoseOfTheEntriesRows) {
+  const Shape s = shape();
+  const Codes codes = set().above({x_, w_, bias_}, 0);
+  const at::Tensor got = set().products(codes, x_, w_), all = x_.mm(w_.t());
+  ASSERT_EQ(got.size(0), codes.nnz());
+  for (int64_t row = 0; row < s.b; ++row) {
+    const int64_t begin = codes.row_start[row].item<int64_t>();
+    const int64_t count = codes.row_start[row + 1].item<int64_t>() - begin;
+    const at::Tensor latent = codes.latent.narrow(0, begin, count).to(at::kLong);
+    EXPECT_TRUE(
+        at::allclose(got.narrow(0, begin, count), all[row].index_select(0, latent), 1e-4, 1e-4));
+  }
+}
+
 TEST_P(Kernels, DecodeAndRowGradientsMatchDenseAlgebra) {
   const Shape s = shape();
   const Codes codes = set().above({x_, w_, bias_}, 0);

@@ -21,6 +21,7 @@ struct Trial {
   DType rows = DType::f32;
   double ema = 0;
   bool normalise = false;  // centred and scaled
+  int64_t stratum = 0;     // dead.auxk_stratum
 };
 
 // This rank's rows of W_enc, W_dec, b_enc and all of b_dec after the steps; with ema also their
@@ -39,6 +40,7 @@ Trained train(const Trial& run, Communicator& world, const MeshConfig& shape, bo
   bench.config.deterministic = deterministic;
   bench.config.optim.lr = 0.01;
   bench.config.dead.window_tokens = 4 * c.batch;
+  bench.config.dead.auxk_stratum = run.stratum;
   bench.config.total_steps = kSteps;
   if (run.normalise)
     state.normalization = {0.37, std::vector<float>(static_cast<size_t>(state.dictionary.d), 0.2f)};
@@ -57,9 +59,11 @@ Trained train(const Trial& run, Communicator& world, const MeshConfig& shape, bo
               {d.w_enc_ld, d.w_dec_ld, d.b_enc_l, d.b_dec_d},
               {},
               d.threshold};
+  out.weights.insert(out.weights.end(), d.extra_l.begin(), d.extra_l.end());
   if (run.ema > 0) {
     out.averages = {state.ema_w_enc, d.tied() ? state.ema_w_enc : state.ema_w_dec, state.ema_b_enc,
                     state.ema_b_dec};
+    out.averages.insert(out.averages.end(), state.ema_extra.begin(), state.ema_extra.end());
     EXPECT_FALSE(at::equal(out.averages[3], d.b_dec_d));
   }
   return out;
@@ -70,8 +74,9 @@ bool equal(const std::vector<at::Tensor>& mine, Range latents,
            const std::vector<at::Tensor>& alone) {
   if (mine.empty()) return alone.empty();
   bool same = at::equal(mine[3], alone[3]);
-  for (size_t i = 0; i < 3; ++i)
-    same = same && at::equal(mine[i], alone[i].narrow(0, latents.begin, latents.size()));
+  for (size_t i = 0; i < mine.size(); ++i)
+    if (i != 3)
+      same = same && at::equal(mine[i], alone[i].narrow(0, latents.begin, latents.size()));
   return same;
 }
 
@@ -104,10 +109,19 @@ INSTANTIATE_TEST_SUITE_P(
         Trial{{"topk", "topk", "linear", 61, 0, 0}},
         Trial{{"topk_auxk_lazy", "topk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam_b1_0"}},
         Trial{{"topk_auxk_micro", "topk", "linear", 61, 16, 1.0 / 32}},
+        Trial{{"topk_auxk_strata", "topk", "linear", 61, 16, 1.0 / 32}, DType::f32, 0, false, 10},
         Trial{{"topk_tied", "topk", "tied", 61, 0, 1.0 / 32}},
         Trial{{"relu_sign", "relu", "linear", 37, 10, 1.0 / 32, "fp32", "tokens", "sign_sgd"}},
         Trial{{"one_row", "topk", "linear", 1, 0, 1.0 / 32}},
         Trial{{"batchtopk_ema", "batchtopk", "linear", 61, 0, 1.0 / 32}, DType::f32, 0.9},
+        Trial{{"matryoshka", "batchtopk", "linear", 61, 0, 1.0 / 32, "fp32", "tokens", "adam",
+               nullptr, "1,0.25,70,129"}},
+        Trial{{"jumprelu_micro_ema", "jumprelu", "linear", 61, 16, 1.0 / 32, "fp32", "tokens",
+               "adam", nullptr, "", 20},
+              DType::f32,
+              0.9},
+        Trial{{"jumprelu_lazy_matryoshka", "jumprelu", "linear", 61, 0, 0, "fp32", "tokens",
+               "adam_b1_0", nullptr, "0.25,70"}},
         Trial{{"half_normalised", "topk", "linear", 61, 16, 0}, DType::f16, 0, true},
         Trial{{"bfloat_tied_ema", "topk", "tied", 61, 0, 0}, DType::bf16, 0.99, true}),
     [](const auto& row) { return row.param.c.name; });

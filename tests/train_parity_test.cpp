@@ -35,8 +35,15 @@ at::Tensor pre_activations(const Case& c, const Problem& p) {
 
 at::Tensor without_near_ties(const Case& c, const Problem& p) {
   const at::Tensor v = pre_activations(c, p);
-  at::Tensor clear =
-      c.whole_batch() ? at::ones({v.size(0)}, at::kBool) : smallest_gap(v, p.k).gt(1e-5);
+  at::Tensor clear = at::ones({v.size(0)}, at::kBool);
+  if (c.jumps()) {
+    // Neither at a threshold nor at an end of its rectangle.
+    const at::Tensor from = v - p.threshold_n();
+    for (const double edge : {-p.bandwidth / 2, 0.0, p.bandwidth / 2})
+      clear.logical_and_((from - edge).abs().gt(1e-5).all(1));
+  } else if (!c.whole_batch()) {
+    clear = smallest_gap(v, p.k).gt(1e-5);
+  }
   if (c.auxk_alpha > 0) {
     const at::Tensor dead = v.index_select(1, p.dead_n().nonzero().squeeze(1));
     clear = clear.logical_and(smallest_gap(dead, p.k_aux).gt(1e-5));
@@ -101,6 +108,9 @@ void expect_parity(const Case& c, const Problem& p) {
             without_parallel(alone(one.w_dec_ld), rows));
     }
     check("b_enc", applied(bench.state.b_enc), mine(oracle.b_enc_l), alone(one.b_enc_l));
+    for (size_t i = 0; i < oracle.extra_l.size(); ++i)
+      check("threshold", applied(bench.state.extra[i]), mine(oracle.extra_l[i]),
+            alone(one.extra_l[i]));
     check("b_dec", workspace.b_dec_d / batch, oracle.b_dec_d, one.b_dec_d);
     const at::Tensor rows = bench.state.dictionary.w_dec_ld;
     if (!bench.state.dictionary.tied()) {
@@ -112,6 +122,21 @@ void expect_parity(const Case& c, const Problem& p) {
 
 // The tensor operations in chunks of five rows.
 const KernelSet kSmallChunks = tensor_kernel_set<8192>("tensor_small_chunks");
+
+// Prefixes that end inside shards, of one latent and of nearly all.
+Case matryoshka(const char* name, const char* activation, const char* decoder, int64_t batch,
+                int64_t micro, double auxk_alpha, const char* exchange = "tokens",
+                const KernelSet* kernels = nullptr) {
+  return {name,   activation, decoder, batch,   micro,          auxk_alpha,
+          "fp32", exchange,   "adam",  kernels, "1,0.25,70,129"};
+}
+
+Case jumping(const char* name, const char* decoder, int64_t batch, int64_t micro, double auxk_alpha,
+             double l0_target, const char* exchange = "tokens", const KernelSet* kernels = nullptr,
+             const char* prefixes = "") {
+  return {name,   "jumprelu", decoder, batch,   micro,    auxk_alpha,
+          "fp32", exchange,   "adam",  kernels, prefixes, l0_target};
+}
 
 class Parity : public testing::TestWithParam<Case> {
  protected:
@@ -174,6 +199,22 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"batchtopk_screened_bf16", "batchtopk", "tied", 61, 0, 1.0 / 32, "screen_bf16"},
         Case{"batchtopk_one_row", "batchtopk", "linear", 1, 0, 1.0 / 32},
         Case{"batchtopk_screened_one_row", "batchtopk", "tied", 1, 0, 0, "screen_int8"},
+        matryoshka("matryoshka", "batchtopk", "linear", 61, 0, 1.0 / 32),
+        matryoshka("matryoshka_topk_micro", "topk", "linear", 61, 16, 1.0 / 32),
+        matryoshka("matryoshka_topk_gradients", "topk", "linear", 61, 16, 1.0 / 32, "gradients"),
+        matryoshka("matryoshka_tied", "batchtopk", "tied", 61, 0, 0),
+        matryoshka("matryoshka_relu", "relu", "linear", 37, 10, 1.0 / 32),
+        matryoshka("matryoshka_one_row", "batchtopk", "linear", 1, 0, 0),
+        matryoshka("matryoshka_tensors", "batchtopk", "linear", 61, 0, 1.0 / 32, "tokens",
+                   &kSmallChunks),
+        jumping("jumprelu", "linear", 61, 0, 0, 0),
+        jumping("jumprelu_micro_target", "linear", 61, 16, 0, 20),
+        jumping("jumprelu_gradients", "linear", 61, 16, 0, 20, "gradients"),
+        jumping("jumprelu_tied", "tied", 61, 0, 0, 20),
+        jumping("jumprelu_auxk", "linear", 61, 0, 1.0 / 32, 0),
+        jumping("jumprelu_matryoshka", "linear", 61, 16, 0, 20, "tokens", nullptr, "0.25,70"),
+        jumping("jumprelu_tensors", "linear", 61, 0, 0, 20, "tokens", &kSmallChunks),
+        jumping("jumprelu_one_row", "linear", 1, 0, 0, 20),
         Case{"relu", "relu", "linear", 61, 0, 0},
         Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
         Case{"relu_tied", "relu", "tied", 5, 0, 0},
@@ -298,6 +339,47 @@ INSTANTIATE_TEST_SUITE_P(Cases, OneShard,
                                          Case{"tensors", "topk", "linear", 61, 0, 0, "fp32",
                                               "tokens", "adam", &kTensorKernels}),
                          [](const auto& row) { return row.param.name; });
+
+// A prefix of all latents is no prefix at all, bit for bit.
+TEST(Matryoshka, OnePrefixIsThePlainStep) {
+  const Case plain{"plain", "batchtopk", "linear", 61, 0, 1.0 / 32};
+  Case one = plain;
+  one.matryoshka = "131";
+  for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
+    Bench a(plain, small_problem(plain), test_world(), shape);
+    Bench b(one, small_problem(one), test_world(), shape);
+    StepWorkspace work_a = make_workspace(a.state, "fp32"),
+                  work_b = make_workspace(b.state, "fp32");
+    for (int step = 0; step < 2; ++step)
+      EXPECT_EQ(step_of(a, plain, work_a).loss, step_of(b, one, work_b).loss) << a.mesh.name();
+    EXPECT_TRUE(at::equal(a.state.dictionary.w_dec_ld, b.state.dictionary.w_dec_ld));
+    EXPECT_TRUE(at::equal(a.state.dictionary.w_enc_ld, b.state.dictionary.w_enc_ld));
+  }
+}
+
+// Every prefix's reconstruction is that of a dictionary which holds no more latents.
+TEST(Matryoshka, APrefixIsWorthWhatItsLatentsAreAlone) {
+  Case c{"prefixes", "relu", "linear", 61, 0, 0};
+  const Problem p = small_problem(c);
+  std::vector<double> alone;
+  for (const int64_t n : {40, 97, 131}) {
+    Problem some = p;
+    for (at::Tensor* t : {&some.w_enc_nd, &some.w_dec_nd, &some.b_enc_n}) *t = t->narrow(0, 0, n);
+    std::unique_ptr<Communicator> self = make_self_communicator("world");
+    Bench bench(c, some, *self, {1, 1});
+    StepWorkspace workspace = make_workspace(bench.state, "fp32");
+    alone.push_back(step_of(bench, c, workspace).fvu);
+  }
+  c.matryoshka = "40,97";
+  for (const MeshConfig& shape : meshes_of_ranks(test_world().size())) {
+    Bench bench(c, p, test_world(), shape);
+    StepWorkspace workspace = make_workspace(bench.state, "fp32");
+    const std::vector<double> got = step_of(bench, c, workspace).prefix_fvu;
+    ASSERT_EQ(got.size(), alone.size());
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT_NEAR(got[i], alone[i], 1e-6 * alone[i]) << i << " " << bench.mesh.name();
+  }
+}
 
 TEST(AuxkEvery, ActsInEveryMthStepAlone) {
   const Case c{"auxk_every", "topk", "linear", 61, 0, 1.0 / 32};

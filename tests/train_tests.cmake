@@ -17,6 +17,8 @@ megadict_test(train_memory_test SOURCES train_memory_test.cpp ROOMS comm train L
 # Counts the bytes of tensors: its own allocator.
 megadict_test(train_tensor_memory_test SOURCES train_tensor_memory_test.cpp ROOMS comm train LABELS train TORCH)
 
+megadict_test(train_latent_parameters_test SOURCES train_latent_parameters_test.cpp ROOMS comm train LABELS train TORCH)
+
 megadict_test(train_isa_choice_test SOURCES train_isa_choice_test.cpp ROOMS train LABELS train TORCH)
 
 megadict_test(train_overlap_nccl_test SOURCES train_overlap_test.cpp ROOMS comm comm_standin train
@@ -24,3 +26,6 @@ megadict_test(train_overlap_nccl_test SOURCES train_overlap_test.cpp ROOMS comm 
 
 megadict_test(train_resample_test SOURCES train_resample_test.cpp ROOMS train
   RANKS 1 2 3 4 6 TIMEOUT 600 LABELS train TORCH)
+
+megadict_test(train_dead_test SOURCES train_dead_test.cpp ROOMS train
+  RANKS 1 2 3 4 6 TIMEOUT 300 LABELS train TORCH)

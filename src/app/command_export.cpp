@@ -2,9 +2,13 @@
 #include <fmt/format.h>
 
 #include "app/commands.h"
+#include "app/dictionary_source.h"
 #include "app/options.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/shard_index.h"
+#include "eval/calibrate.h"
+#include "model/activations.h"
 #include "model/formats.h"
 #include "model/saved.h"
 
@@ -13,7 +17,8 @@ namespace megadict {
 namespace {
 
 struct ExportOptions {
-  std::string run, checkpoint, format, out, scale = "unit", weights = "last";
+  std::string run, checkpoint, format, out, scale = "unit", weights = "last", calibrate;
+  int64_t calibrate_rows = 0;
 };
 
 std::vector<std::string> format_names() {
@@ -26,7 +31,7 @@ OptionSet options(ExportOptions& own) {
   return {
       .command = "export",
       .summary = "Writes a dictionary for another tool: it takes raw rows and returns raw rows.",
-      .fields = {{"run.dir", &own.run, "", "folder of the run"},
+      .fields = {{"run.dir", &own.run, "", "folder of the run, or of another tool's dictionary"},
                  {"checkpoint", &own.checkpoint, "", "this one instead of the newest weights"},
                  {"format", &own.format, "", "the tool", one_of(format_names())},
                  {"out", &own.out, "", "folder to make"},
@@ -34,8 +39,28 @@ OptionSet options(ExportOptions& own) {
                   "a data scale s goes into the latents (z / s) or into the weights",
                   one_of({"unit", "trained"})},
                  {"weights", &own.weights, "", "the last ones or their average",
-                  one_of({"last", "ema"})}},
+                  one_of({"last", "ema"})},
+                 {"calibrate", &own.calibrate, "",
+                  "shards, held out best: topk and batchtopk get a threshold that gives k on them"},
+                 {"calibrate_rows", &own.calibrate_rows, "rows", "the first so many; 0 = all",
+                  between(0, 1e9)}},
       .required = {"run.dir", "format", "out"}};
+}
+
+// Rows are encoded alone from here on: batchtopk's threshold in place of any k.
+void set_threshold(const ExportOptions& own, const std::string& folder, SavedDictionary& saved) {
+  Dictionary& dictionary = saved.dictionary;
+  if (!activation_named(dictionary.config.activation).has_k)
+    fail_agreed(ExitCode::usage, fmt::format("--calibrate with the activation {}, which has no k",
+                                             dictionary.config.activation));
+  const std::string path = held_out(own.calibrate);
+  const ShardIndex data = ShardIndex::open(path);
+  refuse_other_width(folder, dictionary, path, data);
+  const Calibration found = calibrate(dictionary, saved.normalization, data, own.calibrate_rows);
+  say(fmt::format("threshold {:.6g} on {} rows of {}: l0 {:.4f} beside k {}", found.threshold,
+                  found.rows, path, found.l0, dictionary.config.k));
+  dictionary.config.activation = "batchtopk";
+  dictionary.threshold = found.threshold;
 }
 
 }  // namespace
@@ -52,8 +77,20 @@ int run_export(Launch& launch, const Args& args) {
     fail_agreed(ExitCode::usage, fmt::format("megadict export runs as one process, not as {} ranks",
                                              launch.facts().ranks));
   const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
-  export_dictionary(load_saved(folder, own.weights), format_named(own.format),
-                    export_scale_named(own.scale), own.out);
+  const Format& format = format_named(own.format);
+  const ExportScale scale = export_scale_named(own.scale);
+  if (own.weights == "last" && foreign_format(folder) != nullptr) {
+    // From one tool to another, also what training has no model of.
+    if (!own.calibrate.empty())
+      fail_agreed(ExitCode::usage,
+                  fmt::format("calibrate: {} is another tool's folder", in_quotes(folder)),
+                  "megadict import first");
+    export_dictionary(load_plain(folder), format, scale, own.out);
+  } else {
+    SavedDictionary saved = load_saved(folder, own.weights);
+    if (!own.calibrate.empty()) set_threshold(own, folder, saved);
+    export_dictionary(std::move(saved), format, scale, own.out);
+  }
   say(fmt::format("wrote {} as {} to {}", folder, own.format, own.out));
   return 0;
 }

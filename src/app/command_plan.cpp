@@ -115,6 +115,7 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
   }
   line("buffers", held.buffers, "micro-batches in flight and read ahead");
   line("window", held.window, "rows of the shuffling window and of the next one");
+  if (held.resampling > 0) line("resampling", held.resampling, "losses of the rows it draws from");
   line("program", held.program, "libraries, as measured");
   line("peak memory", held.peak(), "");
   if (in.k_aux > 0)
@@ -127,6 +128,9 @@ void say_mesh(const PlanInput& in, const MeshConfig& mesh) {
       line(transfer.name, transfer.bytes,
            fmt::format("step {}, {} axis", transfer.step, transfer.axis).c_str());
   line("total", total_bytes(moved), in.k_aux > 0 ? "while there are dead latents" : "");
+  if (in.resample_rows > 0)
+    line("resampling besides", total_bytes(resample_transfers(in, mesh.data, mesh.feature)),
+         "each time dead latents start anew");
 }
 
 void say_time(const PlanInput& in, const MeshConfig& mesh, int on_a_node, const Machine& machine) {

@@ -29,6 +29,7 @@ SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
   d.w_enc_ld = mine(d.w_enc_ld);
   d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
   d.b_enc_l = mine(d.b_enc_l);
+  for (at::Tensor& extra : d.extra_l) extra = mine(extra);
   return saved;
 }
 
@@ -36,9 +37,9 @@ SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
 
 std::string dictionary_folder(const std::string& path, const std::string& weights,
                               Communicator& world) {
-  std::string found;
-  if (world.rank() == 0) found = is_foreign(path, weights) ? path : find_checkpoint(path);
-  return broadcast_text(world, found, "dictionary");
+  return rank_zero_finds(
+      world, [&] { return is_foreign(path, weights) ? path : find_checkpoint(path); },
+      "dictionary");
 }
 
 SavedDictionary load_shard(const std::string& folder, const std::string& weights, int parts,

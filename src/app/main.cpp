@@ -22,7 +22,8 @@ namespace {
 
 int run(int argc, char** argv) {
   // Before MPI starts, which may take long: the first step sees what came until then.
-  if (argc > 1 && std::string_view(argv[1]) == "train") install_stop_handlers();
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  if (command == "train" || command == "sweep") install_stop_handlers();
   Launch launch(&argc, &argv);
   Args args(argv + 1, argv + argc);
   if (std::erase(args, "--quiet") > 0) set_quiet();

@@ -29,6 +29,12 @@ int64_t resident_bytes() {
   return in >> size >> pages ? pages * ::sysconf(_SC_PAGESIZE) : 0;
 }
 
+// Before the process made anything large: what runs beside each other in one job share.
+int64_t free_at_first() {
+  static const int64_t first = free_memory();
+  return first;
+}
+
 }  // namespace
 
 int64_t free_memory() {
@@ -46,7 +52,7 @@ void check_memory(Launch& launch, const Config& config, int64_t width, int64_t s
   const MemoryPlan plan = memory(in, config.mesh.data, config.mesh.feature);
   const int64_t needed = plan.peak() - std::min(plan.program, resident_bytes());
   const int64_t ranks_here = launch.facts().local_ranks;
-  const int64_t free = free_memory();
+  const int64_t free = free_at_first();
   // The tightest node decides: free bytes for each of its ranks.
   int64_t share = free < 0 ? std::numeric_limits<int64_t>::max() : free / ranks_here;
   launch.world().all_reduce(view_of(&share, 1), ReduceOp::min, "free memory");

@@ -11,8 +11,11 @@
 #include "kernels/tensor_kernels.h"
 #include "model/activations.h"
 #include "model/batch_topk.h"
+#include "model/matryoshka.h"
 #include "model/topk.h"
+#include "train/checkpoint.h"
 #include "train/encode_choice.h"
+#include "train/resample.h"
 #include "train/token_exchange.h"
 
 namespace megadict {
@@ -24,9 +27,13 @@ constexpr int64_t kCounter = 8;                   // int64 per latent
 constexpr int64_t kProgram = int64_t{224} << 20;  // one rank, however small its dictionary
 constexpr int64_t kScalars = 16;                  // words that ride with b_dec's gradient
 constexpr int64_t kBlockSums = 256;               // partial sums of b_dec in the one pass
+// A row of a resampling: its id, loss, square, weight and the end of its interval.
+constexpr int64_t kRowLoss = 5 * kDouble;
 // A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
 // histogram's copies.
 constexpr int64_t kListedEntry = 64;
+// A listed latent of jumprelu: as listed, and its place among those kept.
+constexpr int64_t kListedEdge = 2 * kFloat + 2 * kCounter;
 
 int64_t largest_shard(int64_t n, int parts) {
   return shard_of(n, parts, 0).size();
@@ -61,8 +68,8 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
     out.push_back({"2", "topk candidates", "feature", kFloat * places * foreign});
     out.push_back({"3", "topk thresholds", "feature", thresholds});
   }
-  out.push_back({"4", "reconstruction", "feature", partial});
-  out.push_back({"5", "residual gradient", "feature", vectors});
+  out.push_back({"4", "reconstruction", "feature", in.levels * partial});
+  out.push_back({"5", "residual gradient", "feature", in.levels * vectors});
   if (in.k_aux == 0) return;
   const int64_t places = candidate_width(in.k_aux, feature_size);
   out.push_back({"aux", "dead counts", "feature", kCounter * (feature_size - 1)});
@@ -84,6 +91,18 @@ void add_all_rows(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"7", "rows W_enc", "data", foreign * in.width});
   out.push_back({"7", "rows W_dec", "data", in.tied ? 0 : foreign * in.width});
   out.push_back({"7", "rows b_enc", "data", foreign});
+}
+
+// jumprelu's thresholds: two sums of each latent to its owner, the new one back.
+void add_extra(const PlanInput& in, int data_size, int feature_size, int64_t world_counter,
+               std::vector<Transfer>& out) {
+  if (in.l0_target) out.push_back({"6", "batch l0", "world", world_counter});
+  if (in.extra == 0) return;
+  const int64_t foreign =
+      ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
+  if (in.deterministic) out.push_back({"7", "largest edge", "world", world_counter});
+  out.push_back({"7", "edges", "data", 2 * kDouble * foreign});
+  out.push_back({"7", "rows threshold", "data", kFloat * foreign});
 }
 
 // Option B: gradients to the rows' owners, all rows back.
@@ -118,8 +137,8 @@ void add_tokens(const PlanInput& in, int data_size, int feature_size, std::vecto
   };
   const int64_t codes = codes_of_row(in, in.latents), sizes = 2 * kCounter * others * parts;
   out.push_back({"7", "rows to owners", "data", in.sample_bytes * in.width * rows});
-  out.push_back({"7", "residual gradient to owners", "data", kFloat * in.width * rows});
-  out.push_back({"7", "list sizes", "data", sizes * (in.k_aux > 0 ? 2 : 1)});
+  out.push_back({"7", "residual gradient to owners", "data", in.levels * kFloat * in.width * rows});
+  out.push_back({"7", "list sizes", "data", sizes * (in.levels + (in.k_aux > 0 ? 1 : 0))});
   out.push_back({"7", "codes to owners", "data", lists(codes), true});
   if (in.k_aux > 0) {
     out.push_back({"aux", "auxk residual gradient to owners", "data", kFloat * in.width * rows});
@@ -156,7 +175,7 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
   for (int64_t begin = 0; begin < in.batch; begin += in.micro)
     rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
   rows = rows * data_size - slot_rows(in, in.batch, data_size, feature_size) * feature_size;
-  const int64_t vectors = in.k_aux > 0 ? 3 : 2;
+  const int64_t vectors = 1 + in.levels + (in.k_aux > 0 ? 1 : 0);
   const int64_t codes = codes_of_row(in, in.latents) / feature_size;
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
 }
@@ -166,10 +185,11 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
 int64_t overlap_bytes(const PlanInput& in, int64_t rows, int data_size, int feature_size) {
   if (!in.overlap || in.micro >= in.batch) return 0;
   const int64_t raw = in.sample_bytes * in.width, vector = kFloat * in.width;
-  int64_t of_row = raw + vector;
-  if (data_size > 1) of_row += 4 * raw + vector;
+  int64_t of_row = raw + in.levels * vector;
+  if (data_size > 1) of_row += 4 * raw + in.levels * vector;
   if (!updates_in_one_pass(in, data_size))
-    of_row += 3 * (2 * vector + 2 * kFloat * (codes_of_row(in, in.latents) / feature_size));
+    of_row +=
+        3 * ((1 + in.levels) * vector + 2 * kFloat * (codes_of_row(in, in.latents) / feature_size));
   return of_row * rows;
 }
 
@@ -180,9 +200,11 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   const int64_t queue = in.queue * slot * (in.sample_bytes * in.width + kCounter);
   // x - b_dec and x, or partial reconstructions and, of several shards, as many on their way.
   const int64_t exact = in.deterministic ? (feature_size > 1 ? 2 : 1) : 0;
-  const int64_t whole = (3 + exact) * vector * rows;
+  // Of a matryoshka dictionary those of each level, and its gradient.
+  const int64_t whole = (3 + exact + 2 * (in.levels - 1)) * vector * rows;
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
-  const int64_t own = ((in.k_aux > 0 ? 4 : 2) * vector + 2 * kDouble * in.width) * slot;
+  const int64_t own =
+      (((in.k_aux > 0 ? 3 : 1) + in.levels) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
   using enum PlanInput::Select;
   const int64_t codes = codes_of_row(in, latents);
@@ -194,7 +216,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   const int64_t listed = in.select == batch ? kListedEntry * std::min(in.listed(), latents) : 0;
   return queue + whole + own + work + kept_bytes(in, data_size, feature_size) +
          overlap_bytes(in, rows, data_size, feature_size) +
-         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed);
+         rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed) +
+         (in.extra > 0 ? kListedEdge * rows * codes : 0);
 }
 
 // A rank keeps its part of a window until the last batch of it, and reads the next one meanwhile.
@@ -223,6 +246,21 @@ int64_t PlanInput::listed() const {
   return select == Select::batch ? list_width(k) : k;
 }
 
+namespace {
+
+// Checkpoints that checkpoint.keep_ratio keeps, at most: by time the first may come at any step.
+int64_t milestones(const Config& config) {
+  const CheckpointConfig& checkpoint = config.checkpoint;
+  const int64_t steps = config.data.tokens / config.data.batch_size;
+  if (checkpoint.keep_ratio <= 1 || steps < 1) return 0;
+  const int64_t first = checkpoint.every_minutes > 0 ? 1 : checkpoint.every_steps;
+  if (first < 1 || first > steps) return 0;
+  return 1 + milestone_of(steps, checkpoint.keep_ratio) -
+         milestone_of(first, checkpoint.keep_ratio);
+}
+
+}  // namespace
+
 PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, int64_t rows) {
   PlanInput in;
   in.width = width;
@@ -231,15 +269,21 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.batch = config.data.batch_size;
   in.micro = config.data.micro_batch_size;
   in.k_aux = config.dead.auxk_alpha > 0 ? config.dead.k_aux : 0;
+  if (resample_steps(config.dead.resample_steps).first() > 0)
+    in.resample_rows =
+        rows > 0 ? std::min(rows, config.dead.resample_rows) : config.dead.resample_rows;
   in.sample_bytes = sample_bytes;
   in.queue = config.data.queue;
   in.shuffle_buffer = config.data.shuffle_buffer;
   in.rows = rows;
-  in.keep = config.checkpoint.keep;
+  in.keep = config.checkpoint.keep + milestones(config);
   const ActivationFn& activation = activation_named(config.model.activation);
   in.select = activation.whole_batch ? PlanInput::Select::batch
               : activation.has_k     ? PlanInput::Select::row
                                      : PlanInput::Select::positive;
+  in.levels = static_cast<int64_t>(levels_of(config.model, config.model.n_latents).size());
+  in.extra = static_cast<int64_t>(activation.parameters.size());
+  in.l0_target = activation.has_l0 && config.model.l0_coefficient > 0 && config.model.l0_target > 0;
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;
   const Optimiser& optimiser = optimiser_named(config.optim.name);
@@ -270,15 +314,39 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
     out.push_back({"aux", "auxk sums", "world",
                    all_reduced(2 * kDouble) + (in.deterministic ? all_reduced(kDouble) : 0)});
   if (in.deterministic) {
-    const int64_t decodes = ceil_div(in.batch, in.micro) * (in.k_aux > 0 ? 2 : 1);
+    const int64_t decodes = ceil_div(in.batch, in.micro) * (in.levels + (in.k_aux > 0 ? 1 : 0));
     out.push_back({"4", "largest code", "world", decodes * all_reduced(2 * kDouble)});
     out.push_back({"8", "largest gradient", "world", all_reduced(6 * kDouble)});
     out.push_back({"8", "codes of the batch", "world", all_reduced(kCounter)});
     out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
-  out.push_back({"8", "step sums", "world", all_reduced(kFloat * (in.width + kScalars))});
+  add_extra(in, data_size, feature_size, all_reduced(kCounter), out);
+  out.push_back({"8", "step sums", "world",
+                 all_reduced(kFloat * (in.width + kScalars + 2 * (in.levels - 1)))});
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
+  return out;
+}
+
+std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int feature_size) {
+  if (in.resample_rows == 0) return {};
+  PlanInput of_rows = in;  // an encode and an exact decode of each row
+  of_rows.batch = in.resample_rows;
+  of_rows.sample_bytes = kFloat;
+  of_rows.deterministic = true;
+  of_rows.k_aux = 0;
+  std::vector<Transfer> out;
+  add_feature_axis(of_rows, data_size, feature_size, out);
+  std::erase_if(out,
+                [](const Transfer& one) { return one.name == std::string("residual gradient"); });
+  const int64_t ranks = int64_t{data_size} * feature_size;
+  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const int64_t blocks = ceil_div(in.resample_rows, in.micro);
+  out.push_back({"4", "largest code", "world", blocks * all_reduced(2 * kDouble)});
+  out.push_back({"-", "stop while resampling", "world", blocks * all_reduced(kDouble)});
+  out.push_back({"-", "row weights", "world", all_reduced(kDouble * in.resample_rows)});
+  out.push_back({"-", "who is dead", "feature",
+                 (feature_size - 1) * largest_shard(in.latents, feature_size)});
   return out;
 }
 
@@ -312,7 +380,7 @@ int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& a
 MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   const int64_t latents = largest_shard(in.latents, feature_size);
   const int64_t owned = ceil_div(latents, data_size), padded = data_size * owned;
-  const int64_t row = kFloat * row_numbers(in), b_dec = kFloat * in.width;
+  const int64_t row = kFloat * (row_numbers(in) + in.extra), b_dec = kFloat * in.width;
   MemoryPlan plan;
   plan.weights = row * padded + b_dec;
   plan.moments = in.moments * (row * owned + b_dec) + (in.lazy ? kCounter * owned : 0);
@@ -329,6 +397,7 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   if (one_pass && data_size > 1)
     plan.buffers += in.lazy ? 2 * std::min(kRowPieceBytes, row * owned) : 0;
   plan.window = window_bytes(in, int64_t{data_size} * feature_size);
+  plan.resampling = kRowLoss * in.resample_rows;
   plan.program = kProgram;
   plan.bytes_per_dead_latent = in.k_aux > 0 ? (one_pass ? 1 : 2) * row : 0;
   return plan;
@@ -351,7 +420,7 @@ DiskPlan disk(const PlanInput& in) {
 }
 
 int64_t parameters(const PlanInput& in) {
-  return in.latents * row_numbers(in) + in.width;
+  return in.latents * (row_numbers(in) + in.extra) + in.width;
 }
 
 std::vector<MeshConfig> meshes_of(int ranks, int64_t latents) {

@@ -23,9 +23,12 @@ struct PlanInput {
   int64_t queue = 4;                // micro-batches read ahead
   int64_t shuffle_buffer = 262144;  // rows of a shuffling window
   int64_t rows = 0;                 // of the data set; 0 = not known, many
-  int64_t keep = 2;                 // checkpoints kept
+  int64_t keep = 2;                 // checkpoints kept, at most
   // Codes are the best of each row, the best of the batch, or all that are positive.
   enum class Select { row, batch, positive } select = Select::row;
+  int64_t extra = 0;       // numbers that the activation learns of each latent, besides b_enc
+  bool l0_target = false;  // the whole batch's L0 is compared with one
+  int64_t levels = 1;      // of a matryoshka dictionary: each has a reconstruction
   bool tied = false;
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps
@@ -39,8 +42,9 @@ struct PlanInput {
   bool tokens = true;    // mesh.exchange: tokens cross the data axis, not gradients
   bool exchange_by_rule = false;  // mesh.exchange was auto: another mesh may do otherwise
   bool deterministic = false;
-  bool overlap = false;    // mesh.overlap
-  int64_t listed() const;  // latents that a row of a shard lists before the selection
+  bool overlap = false;       // mesh.overlap
+  int64_t resample_rows = 0;  // of a resampling of dead latents; 0 = there is none
+  int64_t listed() const;     // latents that a row of a shard lists before the selection
 };
 
 // Of a configuration whose "0 = ..." are resolved (check_against_data).
@@ -59,6 +63,8 @@ struct Transfer {
 // In the order of the step; the largest rank of the mesh where sizes do not divide. AuxK's are
 // those of a step with at least k_aux dead latents. Estimates take all latents for alike.
 std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_size);
+// Those of one resampling of dead latents, besides what it reads from disk.
+std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int feature_size);
 int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis = "");
 // "gradients" or "tokens", whichever moves fewer bytes over the data axis (performance.md 5.4).
 const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size);
@@ -74,14 +80,16 @@ struct MemoryPlan {
   // [latents, 2d+1] fp32; with D > 1 also the sums of the rows it updates; sums of b_dec alone
   // where the rows are updated in one pass (train/update.h)
   int64_t gradients = 0;
-  int64_t average = 0;   // the averaged copy of the rows it updates
-  int64_t counters = 0;  // per latent: rows since it last fired
-  int64_t screen = 0;    // encoder rows in few bits, without dims kept apart (kernels/screen.h)
-  int64_t buffers = 0;   // one micro-batch in flight and those read ahead
-  int64_t window = 0;    // rows of the shuffling window in use and of the next one
-  int64_t program = 0;   // its libraries and what they allocate, measured
+  int64_t average = 0;     // the averaged copy of the rows it updates
+  int64_t counters = 0;    // per latent: rows since it last fired
+  int64_t screen = 0;      // encoder rows in few bits, without dims kept apart (kernels/screen.h)
+  int64_t buffers = 0;     // one micro-batch in flight and those read ahead
+  int64_t window = 0;      // rows of the shuffling window in use and of the next one
+  int64_t resampling = 0;  // losses and weights of the rows that dead latents start anew from
+  int64_t program = 0;     // its libraries and what they allocate, measured
   int64_t peak() const {
-    return weights + moments + gradients + average + counters + screen + buffers + window + program;
+    return weights + moments + gradients + average + counters + screen + buffers + window +
+           resampling + program;
   }
   // AuxK besides: copies (and, without the one pass, gradients) of a shard's dead latents.
   int64_t bytes_per_dead_latent = 0;

@@ -1,7 +1,10 @@
 #include "app/run_folder.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "app/build_facts.h"
@@ -10,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "io/json_lines.h"
@@ -73,6 +77,19 @@ void hold(const std::string& folder, FolderLock& lock) {
          "another run.dir, or wait until it has ended");
 }
 
+// Better said before the data are read than when the first file is to be written.
+void refuse_unwritable_run(const std::string& run) {
+  std::string there = run;  // or the nearest folder that is
+  while (!file_exists(there) && !folder_exists(there) && there != parent_folder(there))
+    there = parent_folder(there);
+  const int error = !folder_exists(there)                       ? ENOTDIR
+                    : ::access(there.c_str(), W_OK | X_OK) != 0 ? errno
+                                                                : 0;
+  if (error != 0)
+    fail(ExitCode::error, fmt::format("cannot write '{}': {}", run, std::strerror(error)),
+         "another run.dir");
+}
+
 // What a run writes must not be there as something else: better said now than after its steps.
 void refuse_obstacles(const std::string& run) {
   for (const char* name : {"checkpoints", "final"})
@@ -117,7 +134,9 @@ ordered_json environment_json(const LaunchFacts& facts, const Args& args) {
 
 StartPoint find_start(Communicator& world, const RunConfig& run) {
   StartPoint start;
-  if (world.rank() == 0) {
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    refuse_unwritable_run(run.dir);
     if (folder_exists(run.dir)) {
       hold(run.dir, start.lock);
       refuse_obstacles(run.dir);
@@ -132,7 +151,7 @@ StartPoint find_start(Communicator& world, const RunConfig& run) {
              "--model.init_from takes the weights alone");
       start.config_text = read_file(start.config_path);
     }
-  }
+  });
   start.checkpoint = broadcast_text(world, start.checkpoint, "checkpoint to resume");
   start.config_path = broadcast_text(world, start.config_path, "saved settings");
   start.config_text = broadcast_text(world, start.config_text, "saved settings");
@@ -158,7 +177,8 @@ void write_run_folder(Launch& launch, const Settings& settings, const Args& args
                       StartPoint& start) {
   const std::string& dir = settings.config.run.dir;
   const auto ranks = gather_ranks(launch, settings.config.run.threads);
-  if (launch.facts().rank == 0) {
+  agree(launch.world(), [&] {
+    if (launch.facts().rank != 0) return;
     make_folders(dir);
     if (!start.lock.held()) {
       hold(dir, start.lock);
@@ -167,8 +187,7 @@ void write_run_folder(Launch& launch, const Settings& settings, const Args& args
     write_json(dir + "/config.json", config_json(settings));
     write_json(dir + "/env.json", environment_json(launch.facts(), args));
     write_file_atomic(dir + "/ranks.txt", rank_table(ranks) + "\n");
-  }
-  launch.world().barrier("run folder");
+  });
 }
 
 }  // namespace megadict

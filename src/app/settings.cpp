@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "kernels/screen_product.h"
 #include "model/activations.h"
+#include "model/matryoshka.h"
 #include "train/resample.h"
 #include "train/schedule.h"
 
@@ -48,6 +49,7 @@ void resolve_model(Settings& settings, const DataFacts& facts) {
   if (activation_named(model.activation).has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));
+  levels_of(model, model.n_latents);
 }
 
 // Two digits: nobody can tell rates apart better.
@@ -58,6 +60,10 @@ double rounded_rate(double rate) {
 void resolve_optim(Settings& settings, const DataFacts& facts) {
   OptimConfig& optim = settings.config.optim;
   const int64_t latents = settings.config.model.n_latents;
+  // Thresholds hear of a row now and then: a first moment would go on without them.
+  if (activation_named(settings.config.model.activation).has_l0 &&
+      source_of(settings, "optim.beta1") == "default")
+    resolve(settings, "optim.beta1", optim.beta1, 0.0);
   if (optim.lr == kFieldRate) resolve(settings, "optim.lr", optim.lr, field_rate(latents));
   if (facts.steps <= 0) return;
   if (optim.lr == kAutoRate)
@@ -153,6 +159,9 @@ void check_config(const Config& config) {
         fmt::format("data.max_norm_multiple = {:g} would leave out half of the rows or more; "
                     "allowed: 0 (off), or 1 or more",
                     data.max_norm_multiple));
+  const double ratio = config.checkpoint.keep_ratio;
+  if (ratio != 0 && ratio <= 1)
+    refuse(fmt::format("checkpoint.keep_ratio = {:g}; allowed: 0 (off), or above 1", ratio));
   check_batch(data, {});
   const ModelConfig& model = config.model;
   const ActivationFn& activation = activation_named(model.activation);
@@ -218,10 +227,16 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
   };
   const std::string activation = "model.activation = " + config.model.activation;
   const ActivationFn& chosen = activation_named(config.model.activation);
-  if (!chosen.has_l1) {
-    unused("model.l1_coefficient", activation);
-    unused("model.l1_warmup_steps", activation);
-  }
+  if (!chosen.has_l1) unused("model.l1_coefficient", activation);
+  if (!chosen.has_l1 && !chosen.has_l0) unused("model.l1_warmup_steps", activation);
+  if (!chosen.has_l0)
+    for (const char* name : {"model.jumprelu_threshold", "model.jumprelu_bandwidth",
+                             "model.l0_coefficient", "model.l0_target"})
+      unused(name, activation);
+  else if (config.data.normalize == "none")
+    remarks.emplace_back(
+        "data.normalize = none: jumprelu's thresholds and their bandwidth are meant for rows of "
+        "mean |x|^2 = 1 (data.normalize = unit_rms)");
   if (!chosen.has_k) unused("model.k", activation);
   if (!config.model.init_from.empty())
     unused("model.b_dec_start", "model.init_from gives all weights");
@@ -240,7 +255,7 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
   else if (facts.ranks == 1)
     unused("mesh.overlap", "there is one rank");
   const int64_t l1_warmup = config.model.l1_warmup_steps;
-  if (chosen.has_l1 && facts.steps > 0 && l1_warmup > facts.steps)
+  if ((chosen.has_l1 || chosen.has_l0) && facts.steps > 0 && l1_warmup > facts.steps)
     remarks.push_back(
         fmt::format("model.l1_warmup_steps = {} is more than the {} steps of the "
                     "run: the penalty never reaches its full weight",

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "app/plan.h"
@@ -24,13 +25,21 @@ int64_t most_missing(Communicator& world, const std::optional<ShardStage>& stage
   return bytes;
 }
 
+// Of this launch's ranks, which may be a part of a job's.
+bool first_of_node(Launch& launch) {
+  const int32_t mine = launch.facts().node;
+  std::vector<int32_t> all(static_cast<size_t>(launch.facts().ranks));
+  launch.world().all_gather(view_of(&mine, 1), view_of(all.data(), launch.facts().ranks), "nodes");
+  return std::find(all.begin(), all.end(), mine) - all.begin() == launch.facts().rank;
+}
+
 }  // namespace
 
 void stage_shards(Launch& launch, const std::string& folder, const std::vector<int32_t>& shards,
                   ShardIndex& index) {
   refuse_folder_of_shards(index, "data.stage_dir", folder);
   std::optional<ShardStage> stage;
-  if (launch.facts().local_rank == 0) stage.emplace(index, shards, folder);
+  if (first_of_node(launch)) stage.emplace(index, shards, folder);
   const double start = seconds_now();
   const int64_t bytes = most_missing(launch.world(), stage);
   if (bytes > 0)

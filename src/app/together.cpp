@@ -8,6 +8,7 @@
 #include "app/field.h"
 #include "base/error.h"
 #include "base/range.h"
+#include "comm/agree.h"
 #include "io/file.h"
 
 namespace megadict {
@@ -23,9 +24,12 @@ struct WireRecord {
 }  // namespace
 
 void rank_zero_first(Communicator& world, const std::function<void()>& work) {
-  if (world.rank() == 0) work();
-  world.barrier("rank 0 first");
-  if (world.rank() != 0) work();
+  agree(world, [&] {
+    if (world.rank() == 0) work();
+  });
+  agree(world, [&] {
+    if (world.rank() != 0) work();
+  });
 }
 
 std::string broadcast_text(Communicator& world, const std::string& text, const char* name) {
@@ -37,17 +41,27 @@ std::string broadcast_text(Communicator& world, const std::string& text, const c
   return {bytes.begin(), bytes.end()};
 }
 
+std::string rank_zero_finds(Communicator& world, const std::function<std::string()>& find,
+                            const char* name) {
+  std::string found;
+  agree(world, [&] {
+    if (world.rank() == 0) found = find();
+  });
+  return broadcast_text(world, found, name);
+}
+
 void refuse_other_shards(Communicator& world, const ShardIndex& index, const std::string& path) {
   std::string mine;
   for (const ShardInfo& shard : index.shards())
     mine += fmt::format("{} {} {}\n", file_name(shard.path), shard.rows.size(), shard.chunk_rows);
   const std::string theirs = broadcast_text(world, mine, "shards");
-  if (mine != theirs)
-    fail(ExitCode::bad_data,
-         fmt::format("rank {} sees {} shards with {} rows in {}, rank 0 others", world.rank(),
-                     index.shards().size(), index.rows(), in_quotes(path)),
-         "start when the data set is complete, from a folder that is the same on every node");
-  world.barrier("shards");
+  agree(world, [&] {
+    if (mine != theirs)
+      fail(ExitCode::bad_data,
+           fmt::format("rank {} sees {} shards with {} rows in {}, rank 0 others", world.rank(),
+                       index.shards().size(), index.rows(), in_quotes(path)),
+           "start when the data set is complete, from a folder that is the same on every node");
+  });
 }
 
 void refuse_folder_of_shards(const ShardIndex& index, const char* name, const std::string& folder) {

@@ -11,11 +11,15 @@
 namespace megadict {
 
 // Runs `work` on rank 0, then on the others: an error that all would meet is met, and printed,
-// once. Collective over world.
+// once. Errors are agreed (comm/agree.h). Collective over world.
 void rank_zero_first(Communicator& world, const std::function<void()>& work);
 
 // Rank 0's text on every rank. Collective. `name` is a string literal.
 std::string broadcast_text(Communicator& world, const std::string& text, const char* name);
+
+// What rank 0 finds, on every rank: what it looks at may change meanwhile. Collective.
+std::string rank_zero_finds(Communicator& world, const std::function<std::string()>& find,
+                            const char* name);
 
 // Exit 3 on a rank that sees other shards under `path` than rank 0: they are being written, or are
 // not the same everywhere. Collective.

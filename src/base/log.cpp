@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/error.h"
+
 namespace megadict {
 
 namespace {
@@ -18,6 +20,8 @@ struct Identity {
   bool progress_shown = false;
   bool quiet = false;
   int output_error = 0;  // errno of the first line that stdout did not take
+  bool has_log_file = false;
+  FILE* log_file = nullptr;  // nullptr: what would go there is dropped
 };
 
 Identity& identity() {
@@ -38,6 +42,13 @@ void emit(FILE* stream, std::string text) {
   if (stream == stdout && !(whole && flushed) && me.output_error == 0) me.output_error = errno;
 }
 
+// Where rank 0 says something, or who has a file of its own.
+void emit_own(FILE* stream, const std::string& line) {
+  const Identity& me = identity();
+  if (me.has_log_file) stream = me.log_file;
+  if (stream != nullptr && (me.has_log_file || me.rank == 0)) emit(stream, line);
+}
+
 }  // namespace
 
 void log_identity(int rank, int ranks, const std::string& host) {
@@ -48,7 +59,11 @@ void log_identity(int rank, int ranks, const std::string& host) {
 }
 
 void say(const std::string& line) {
-  if (identity().rank == 0) emit(stdout, line);
+  emit_own(stdout, line);
+}
+
+void tell(const std::string& line) {
+  emit(stdout, line);
 }
 
 std::string lost_output() {
@@ -56,7 +71,7 @@ std::string lost_output() {
 }
 
 void progress(const std::string& line) {
-  if (identity().rank != 0 || !on_terminal() || is_quiet()) return;
+  if (identity().rank != 0 || identity().has_log_file || !on_terminal() || is_quiet()) return;
   const std::string text = "\r\033[K" + line;
   std::fwrite(text.data(), 1, text.size(), stderr);
   std::fflush(stderr);
@@ -77,7 +92,7 @@ bool is_quiet() {
 }
 
 void note(const std::string& line) {
-  if (identity().rank == 0) emit(stderr, line);
+  emit_own(stderr, line);
 }
 
 void warn(const std::string& line) {
@@ -86,11 +101,30 @@ void warn(const std::string& line) {
   emit(stderr, who + "warning: " + line);
 }
 
-void print_error(const std::string& line, bool with_rank) {
+std::string this_rank() {
   const Identity& me = identity();
-  const std::string who =
-      with_rank && me.ranks > 1 ? fmt::format("rank {} ({}): ", me.rank, me.host) : "";
-  emit(stderr, "megadict: " + who + line);
+  return me.ranks > 1 ? fmt::format("rank {} ({}): ", me.rank, me.host) : "";
+}
+
+void print_error(const std::string& line, bool with_rank) {
+  emit(stderr, "megadict: " + (with_rank ? this_rank() : "") + line);
+}
+
+LogFile::LogFile(const std::string& path) {
+  Identity& me = identity();
+  if (!path.empty()) {
+    me.log_file = std::fopen(path.c_str(), "a");
+    if (me.log_file == nullptr)
+      fail(ExitCode::error, fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+  }
+  me.has_log_file = true;
+}
+
+LogFile::~LogFile() {
+  Identity& me = identity();
+  if (me.log_file != nullptr) std::fclose(me.log_file);
+  me.log_file = nullptr;
+  me.has_log_file = false;
 }
 
 }  // namespace megadict

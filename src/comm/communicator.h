@@ -89,6 +89,8 @@ class Communicator {
                     const std::vector<int64_t>& recv_counts, const char* name);
   void broadcast(BufferView inout, int root, const char* name);
   void barrier(const char* name);
+  // A barrier that may last as long as it likes: not watched, not counted, and who waits sleeps.
+  void wait_for_all() { do_wait_for_all(); }
 
   // The same calls in two halves, so that a rank computes while they are under way: MPI's host
   // memory moves whenever this thread calls any collective or give_way() of base/background.h.
@@ -133,6 +135,7 @@ class Communicator {
                                BufferView recv, const std::vector<int64_t>& recv_counts) = 0;
   virtual void do_broadcast(BufferView inout, int root) = 0;
   virtual void do_barrier() = 0;
+  virtual void do_wait_for_all() { do_barrier(); }
   // nullptr: all is done already, which is what these do.
   virtual std::unique_ptr<Underway> do_start_all_gather(ConstBufferView mine, BufferView all);
   virtual std::unique_ptr<Underway> do_start_reduce_scatter(ConstBufferView all, BufferView mine);

@@ -114,8 +114,18 @@ Launch::Launch(int* argc, char*** argv) : exceptions_(std::uncaught_exceptions()
   world_ = facts_.ranks > 1 ? make_mpi_world() : make_self_communicator("world");
 }
 
+Launch::Launch(Launch& whole, int color)
+    : facts_(whole.facts_), is_part_(true), exceptions_(std::uncaught_exceptions()) {
+  world_ = whole.world().split(color, whole.facts_.rank, "world");
+  facts_.rank = world_->rank();
+  facts_.ranks = world_->size();
+  if (facts_.ranks > 1) return;
+  world_.reset();
+  world_ = make_self_communicator("world")->split(color, 0, "world");
+}
+
 Launch::~Launch() {
-  if (std::uncaught_exceptions() > exceptions_) return;
+  if (is_part_ || std::uncaught_exceptions() > exceptions_) return;
   stop_watchdog();
   device_world_.reset();
   world_.reset();

@@ -44,6 +44,10 @@ struct LaunchFacts {
 class Launch {
  public:
   Launch(int* argc, char*** argv);
+  // A part of `whole`: the ranks of equal `color` with a world of their own, for work that is this
+  // part's alone; threads, GPU and the like stay what they were. `whole` outlives it. Collective
+  // over `whole`.
+  Launch(Launch& whole, int color);
   ~Launch();
   Launch(const Launch&) = delete;
   Launch& operator=(const Launch&) = delete;
@@ -57,6 +61,7 @@ class Launch {
 
  private:
   LaunchFacts facts_;
+  bool is_part_ = false;
   int exceptions_ = 0;  // in flight when this was made
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> device_world_;

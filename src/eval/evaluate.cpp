@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/progress.h"
+#include "comm/agree.h"
 #include "data/batch_stream.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -115,7 +116,7 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
   std::vector<int64_t> ids(static_cast<size_t>(head));
   std::iota(ids.begin(), ids.end(), 0);
   std::vector<float> first(static_cast<size_t>(head * data.width()));
-  read_rows(data, ids, first.data());
+  agree(*mesh.world, [&] { read_rows(data, ids, first.data()); });
   MetricSums sums(dictionary.d, dictionary.n, dictionary.latents,
                   mean_row(first.data(), head, data.width()));
   std::optional<Bootstrap> bootstrap;
@@ -136,7 +137,9 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
     for (int64_t begin = peer; begin < end; begin += args.batch_rows) {
       ids.resize(static_cast<size_t>(std::min(args.batch_rows, end - begin)));
       std::iota(ids.begin(), ids.end(), begin);
-      add_batch(pass, begin, read_owned(mesh, data, ids));
+      MicroBatch micro;
+      agree(*mesh.world, [&] { micro = read_owned(mesh, data, ids); });
+      add_batch(pass, begin, micro);
       shown.at(begin + std::ssize(ids));
     }
     end_batch(sums, *mesh.world);

@@ -134,13 +134,16 @@ DType dtype_of_descr(const HeaderParser& header) {
 
 }  // namespace
 
-NpyFile NpyFile::open(const std::string& path) {
-  NpyFile opened{RandomAccessFile(path)};
-  HeaderParser probe("", path);
+int64_t NpyHeader::elements() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+NpyHeader read_npy_header(const RandomAccessFile& file, Range bytes, const std::string& name) {
+  HeaderParser probe("", name);
   unsigned char start[12] = {};
-  const int64_t size = opened.file_.size();
+  const int64_t size = bytes.size();
   if (size < 10) probe.refuse(fmt::format("only {} bytes", size));
-  opened.file_.read(0, start, static_cast<size_t>(std::min<int64_t>(size, 12)));
+  file.read(bytes.begin, start, static_cast<size_t>(std::min<int64_t>(size, 12)));
   if (std::memcmp(start, "\x93NUMPY", 6) != 0) probe.refuse("it does not begin with \\x93NUMPY");
   const int version = start[6];
   if (version < 1 || version > 3) probe.refuse(fmt::format("unknown version {}", version));
@@ -150,42 +153,64 @@ NpyFile NpyFile::open(const std::string& path) {
   if (length > std::min(kMaxHeaderBytes, size - prefix))
     probe.refuse(fmt::format("a header of {} bytes in a file of {}", length, size));
   std::string text(static_cast<size_t>(length), '\0');
-  opened.file_.read(prefix, text.data(), text.size());
+  file.read(bytes.begin + prefix, text.data(), text.size());
 
-  HeaderParser header(text, path);
+  HeaderParser header(text, name);
   header.parse();
   if (header.fortran_order)
     fail(ExitCode::bad_data,
-         fmt::format("cannot read '{}' as .npy: its elements are in Fortran order", path),
+         fmt::format("cannot read '{}' as .npy: its elements are in Fortran order", name),
          "save numpy.ascontiguousarray(x)");
-  opened.dtype_ = dtype_of_descr(header);
-  opened.shape_ = header.shape;
-  opened.data_begin_ = prefix + length;
-  int64_t bytes = static_cast<int64_t>(size_of(opened.dtype_));
+  const NpyHeader out{dtype_of_descr(header), header.shape, bytes.begin + prefix + length};
+  int64_t data_bytes = static_cast<int64_t>(size_of(out.dtype));
   for (int64_t dim : header.shape)
-    if (__builtin_mul_overflow(bytes, dim, &bytes)) header.refuse("the shape is too large");
-  if (bytes > size - opened.data_begin_)
+    if (__builtin_mul_overflow(data_bytes, dim, &data_bytes))
+      header.refuse("the shape is too large");
+  if (data_bytes > bytes.end - out.data_begin)
     header.refuse(fmt::format("its shape asks for {} bytes of data, the file holds {}: truncated",
-                              bytes, size - opened.data_begin_));
+                              data_bytes, bytes.end - out.data_begin));
+  return out;
+}
+
+std::string npy_header_text(DType dtype, const std::vector<int64_t>& shape) {
+  constexpr size_t kPrefix = 10, kAlignment = 64;
+  const auto* known = std::find_if(std::begin(kDescrs), std::end(kDescrs),
+                                   [&](const Descr& one) { return one.dtype == dtype; });
+  if (known == std::end(kDescrs))
+    fail(ExitCode::error, fmt::format("an .npy file cannot hold {}", name_of(dtype)));
+  std::string text = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}",
+                                 known->text, fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
+  text.append((kAlignment - (kPrefix + text.size() + 1) % kAlignment) % kAlignment, ' ');
+  text += '\n';
+  std::string start("\x93NUMPY\x01\x00", 8);
+  start += static_cast<char>(text.size() & 0xFF);
+  start += static_cast<char>(text.size() >> 8);
+  return start + text;
+}
+
+NpyFile NpyFile::open(const std::string& path) {
+  NpyFile opened{RandomAccessFile(path)};
+  opened.header_ = read_npy_header(opened.file_, {0, opened.file_.size()}, path);
   return opened;
 }
 
 int64_t NpyFile::row_elements() const {
-  return shape_.size() < 2 ? 1 : shape_.back();
+  return header_.shape.size() < 2 ? 1 : header_.shape.back();
 }
 
 int64_t NpyFile::rows() const {
-  if (shape_.size() < 2) return shape_.empty() ? 1 : shape_[0];
-  return std::accumulate(shape_.begin(), shape_.end() - 1, int64_t{1}, std::multiplies<>());
+  if (header_.shape.size() < 2) return header_.shape.empty() ? 1 : header_.shape[0];
+  return std::accumulate(header_.shape.begin(), header_.shape.end() - 1, int64_t{1},
+                         std::multiplies<>());
 }
 
 void NpyFile::read_rows(Range rows, BufferView to) const {
-  const int64_t row_bytes = row_elements() * static_cast<int64_t>(size_of(dtype_));
+  const int64_t row_bytes = row_elements() * static_cast<int64_t>(size_of(dtype()));
   if (rows.begin < 0 || rows.end > this->rows() ||
       static_cast<int64_t>(to.bytes()) != rows.size() * row_bytes)
     fail(ExitCode::bad_data, fmt::format("cannot read '{}': rows {} to {} of {}", path(),
                                          rows.begin, rows.end, this->rows()));
-  file_.read(data_begin_ + rows.begin * row_bytes, to.data, to.bytes());
+  file_.read(header_.data_begin + rows.begin * row_bytes, to.data, to.bytes());
 }
 
 }  // namespace megadict

@@ -12,13 +12,25 @@
 
 namespace megadict {
 
+// An array inside a file.
+struct NpyHeader {
+  DType dtype = DType::f32;
+  std::vector<int64_t> shape;
+  int64_t data_begin = 0;  // in the file; the data are there in full
+  int64_t elements() const;
+};
+// Of the array that is stored in `bytes` of a file; `name` is for the message.
+NpyHeader read_npy_header(const RandomAccessFile& file, Range bytes, const std::string& name);
+// What comes before the data of a row-major array of floats or integers.
+std::string npy_header_text(DType dtype, const std::vector<int64_t>& shape);
+
 class NpyFile {
  public:
   static NpyFile open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
-  DType dtype() const { return dtype_; }
-  const std::vector<int64_t>& shape() const { return shape_; }
+  DType dtype() const { return header_.dtype; }
+  const std::vector<int64_t>& shape() const { return header_.shape; }
   // With all leading dimensions flattened into rows of the last one; [n] is n rows of one element.
   int64_t rows() const;
   int64_t row_elements() const;
@@ -28,9 +40,7 @@ class NpyFile {
  private:
   explicit NpyFile(RandomAccessFile file) : file_(std::move(file)) {}
   RandomAccessFile file_;
-  DType dtype_ = DType::f32;
-  std::vector<int64_t> shape_;
-  int64_t data_begin_ = 0;
+  NpyHeader header_;
 };
 
 }  // namespace megadict

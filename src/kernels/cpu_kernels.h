@@ -15,6 +15,7 @@ Codes cpu_keep(const Candidates& candidates, int64_t latents, const at::Tensor& 
 at::Tensor cpu_decode(const Codes& codes, const at::Tensor& w_dec_ld);
 at::Tensor cpu_decode_fixed(const Codes& codes, const at::Tensor& w_dec_ld, double up);
 LatentCodes cpu_by_latent(const Codes& codes);
+at::Tensor cpu_products(const Codes& codes, const at::Tensor& x_bd, const at::Tensor& w_ld);
 void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out);
 int64_t cpu_update_rows(Parameter& parameter, const at::Tensor& g, const at::Tensor& skipped_l,
                         const UpdateArgs& args);

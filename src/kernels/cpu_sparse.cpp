@@ -143,6 +143,21 @@ LatentCodes cpu_by_latent(const Codes& codes) {
   return out;
 }
 
+at::Tensor cpu_products(const Codes& codes, const at::Tensor& x_bd, const at::Tensor& w_ld) {
+  const int64_t d = w_ld.size(1);
+  at::Tensor out = at::empty({codes.nnz()}, at::kFloat);
+  const auto* start = codes.row_start.const_data_ptr<int64_t>();
+  const auto* latent = codes.latent.const_data_ptr<int32_t>();
+  const float* x = x_bd.const_data_ptr<float>();
+  const float* w = w_ld.const_data_ptr<float>();
+  float* product = out.mutable_data_ptr<float>();
+#pragma omp parallel for schedule(dynamic, 16)
+  for (int64_t row = 0; row < codes.rows; ++row)
+    for (int64_t e = start[row]; e < start[row + 1]; ++e)
+      product[e] = static_cast<float>(dot(x + row * d, w + int64_t{latent[e]} * d, d));
+  return out;
+}
+
 void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
   const int64_t d = args.w_dec_ld.size(1);
   const auto* start = args.codes.latent_start.const_data_ptr<int64_t>();
@@ -174,11 +189,18 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
   }
 }
 
-const KernelSet kCpuKernels = {"cpu",           "hand-written loops, AVX-512 or AVX2 where there",
-                               cpu_topk,        cpu_above,
-                               cpu_kth,         cpu_keep,
-                               cpu_decode,      cpu_decode_fixed,
-                               cpu_by_latent,   cpu_row_gradients,
-                               cpu_update_rows, cpu_row_pass};
+const KernelSet kCpuKernels = {"cpu",
+                               "hand-written loops, AVX-512 or AVX2 where there",
+                               cpu_topk,
+                               cpu_above,
+                               cpu_kth,
+                               cpu_keep,
+                               cpu_decode,
+                               cpu_decode_fixed,
+                               cpu_by_latent,
+                               cpu_products,
+                               cpu_row_gradients,
+                               cpu_update_rows,
+                               cpu_row_pass};
 
 }  // namespace megadict

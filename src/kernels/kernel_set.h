@@ -90,6 +90,8 @@ struct KernelSet {
   // i64.
   at::Tensor (*decode_fixed)(const Codes&, const at::Tensor& w_dec_ld, double up);
   LatentCodes (*by_latent)(const Codes&);
+  // <row of x, row of w> of each entry, in the order of the entries: [nnz].
+  at::Tensor (*products)(const Codes&, const at::Tensor& x_bd, const at::Tensor& w_ld);
   void (*row_gradients)(const RowGradientArgs&, const RowGradients&);
   // One step on the rows of w with gradient g. A row whose gradient is not finite is left alone,
   // moments too; returns how many there were. `skipped_l`: i64, where the optimiser is lazy: steps

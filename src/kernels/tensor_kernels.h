@@ -32,6 +32,7 @@ at::Tensor tensor_decode(const Codes& codes, const at::Tensor& w_dec_ld);
 at::Tensor tensor_decode_fixed(const Codes& codes, const at::Tensor& w_dec_ld, double up,
                                int64_t work_bytes);
 LatentCodes tensor_by_latent(const Codes& codes);
+at::Tensor tensor_products(const Codes& codes, const at::Tensor& x_bd, const at::Tensor& w_ld);
 void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out, int64_t work_bytes);
 int64_t tensor_update_rows(Parameter& parameter, const at::Tensor& g, const at::Tensor& skipped_l,
                            const UpdateArgs& args, int64_t work_bytes);
@@ -58,6 +59,7 @@ constexpr KernelSet tensor_kernel_set(std::string_view name) {
             return tensor_decode_fixed(codes, w_dec_ld, up, kWorkBytes);
           },
           tensor_by_latent,
+          tensor_products,
           [](const RowGradientArgs& args, const RowGradients& out) {
             tensor_row_gradients(args, out, kWorkBytes);
           },

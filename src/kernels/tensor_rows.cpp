@@ -275,6 +275,11 @@ LatentCodes tensor_by_latent(const Codes& codes) {
           rows_of(codes).index_select(0, order).to(at::kInt), codes.value.index_select(0, order)};
 }
 
+at::Tensor tensor_products(const Codes& codes, const at::Tensor& x_bd, const at::Tensor& w_ld) {
+  if (codes.nnz() == 0) return at::zeros({0}, x_bd.options());
+  return products(w_ld, x_bd, codes.latent.to(at::kLong), codes.row_start, rows_of(codes));
+}
+
 void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out,
                           int64_t work_bytes) {
   const GradientSource source{args.codes, args.x_bd, args.g_bd, 1, args.l1};

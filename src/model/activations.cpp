@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "kernels/kernel_set.h"
 #include "model/batch_topk.h"
+#include "model/code_entries.h"
 #include "model/topk.h"
 
 namespace megadict {
@@ -65,12 +66,36 @@ Encoded encode_batch_topk(const Mesh& mesh, const Dictionary& dictionary, const 
   return {with_padding_rows(std::move(selected.codes), xc_bd.size(0)), selected.least};
 }
 
-constexpr std::array<ActivationFn, 3> kActivations = {{
+constexpr LatentParameter kThresholds[] = {
+    {"threshold", [](const ModelConfig& config) { return config.jumprelu_threshold; }, 0, true}};
+
+// Bounds that differ between latents are moved into the biases, so that one bound, 0, serves all: a
+// training step lists from half a bandwidth below the thresholds on.
+Encoded encode_jumprelu(const Mesh&, const Dictionary& dictionary, const at::Tensor& xc_bd,
+                        const SelectRows& rows, const EncodeWith& with) {
+  const bool training = with.purpose == EncodeFor::training;
+  const double half = training ? dictionary.config.jumprelu_bandwidth / 2 : 0;
+  const at::Tensor bound = dictionary.extra_l[0] - half;
+  const at::Tensor real = xc_bd.narrow(0, 0, rows.real_rows), bias = dictionary.b_enc_l - bound;
+  Codes listed = kernels_for(xc_bd).above({real, dictionary.w_enc_ld, bias}, 0);
+  listed = with_padding_rows(std::move(listed), xc_bd.size(0));
+  Encoded out;
+  if (training) out.edges = entries_where(listed, listed.value.lt(2 * half));
+  // Below it, unless it is NaN, which has to stay visible.
+  if (training) listed = entries_where(listed, listed.value.le(half).logical_not());
+  listed.value.add_(bound.index_select(0, listed.latent));
+  out.codes = std::move(listed);
+  return out;
+}
+
+constexpr std::array<ActivationFn, 4> kActivations = {{
     {"topk", "the k largest of each row, then ReLU (B6)", encode_topk, false, true, false},
     {"relu", "ReLU with an L1 penalty weighted by decoder norm (B1)", encode_relu, true, false,
      false},
     {"batchtopk", "the B k largest of a batch of B rows, then ReLU; later a threshold (B12)",
      encode_batch_topk, false, true, true},
+    {"jumprelu", "v above a threshold that each latent learns, with an L0 penalty (B8)",
+     encode_jumprelu, false, false, false, true, kThresholds},
 }};
 
 }  // namespace

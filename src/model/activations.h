@@ -34,6 +34,17 @@ struct EncodeWith {
 struct Encoded {
   Codes codes;
   double least = 0;  // the smallest code of the whole batch, equal on all ranks; 0 = none asked for
+  // Training with jumprelu: pre-activations within half a bandwidth of the latent's threshold, on
+  // either side; values mean nothing.
+  Codes edges = {};
+};
+
+// A number that the activation learns of each latent, besides b_enc.
+struct LatentParameter {
+  std::string_view name;  // of the tensor in files
+  double (*start)(const ModelConfig&);
+  double least;         // updates stop there
+  bool pre_activation;  // of their size: grows with them
 };
 
 struct ActivationFn {
@@ -45,6 +56,8 @@ struct ActivationFn {
   bool has_l1;       // model.l1_coefficient applies
   bool has_k;        // model.k applies: codes of a row, on average of the batch where whole_batch
   bool whole_batch;  // training selects over the batch, inference by Dictionary::threshold
+  bool has_l0 = false;  // model.l0_coefficient applies
+  std::span<const LatentParameter> parameters = {};
 };
 
 std::span<const ActivationFn> all_activations();

@@ -27,6 +27,9 @@ struct Dictionary {
   at::Tensor w_dec_ld;  // fp32, unit rows; the same tensor as w_enc_ld when the decoder is tied
   at::Tensor b_enc_l;   // fp32
   at::Tensor b_dec_d;   // fp32, replicated
+  // What the activation learns of each latent besides: fp32 [l], in the order of
+  // ActivationFn::parameters.
+  std::vector<at::Tensor> extra_l = {};
   // batchtopk outside training: z = v where v > threshold, one for all latents; on the way a
   // running average of the smallest code of each batch, in the end train/threshold.h. 0 = relu.
   double threshold = 0;

@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cctype>
 #include <limits>
+#include <memory>
 
 #include "base/error.h"
 #include "io/json_file.h"
+#include "io/npz.h"
+#include "io/pt_file.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -73,71 +76,123 @@ ForeignConfig ForeignConfig::object_or_empty(const std::string& key) const {
   return {path_, value(key)};
 }
 
-at::Tensor read_tensor(const SafetensorsFile& file, const std::string& name,
+const ForeignTensor* ForeignTensors::find(const std::string& name) const {
+  for (const ForeignTensor& tensor : tensors)
+    if (tensor.name == name) return &tensor;
+  return nullptr;
+}
+
+const ForeignTensor& ForeignTensors::at(const std::string& name) const {
+  constexpr size_t kLongest = 200;
+  if (const ForeignTensor* tensor = find(name)) return *tensor;
+  std::string names;
+  for (const ForeignTensor& tensor : tensors) {
+    if (names.size() > kLongest) {
+      names += ", ...";
+      break;
+    }
+    names += (names.empty() ? "" : ", ") + tensor.name;
+  }
+  fail(ExitCode::bad_data, fmt::format("cannot read '{}': no tensor '{}'; it holds {}", path, name,
+                                       names.empty() ? "none" : names));
+}
+
+namespace {
+
+bool is_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
+}
+
+ForeignTensors open_safetensors(const std::string& path) {
+  const auto file = std::make_shared<SafetensorsFile>(SafetensorsFile::open(path));
+  ForeignTensors out{path, {}, file->metadata()};
+  for (const SafetensorsEntry& entry : file->entries()) {
+    const auto read = [file, &entry](float* to) {  // `entry` lives in `file`
+      if (entry.dtype == DType::f32) return file->read(entry, view_of(to, entry.elements()));
+      const std::vector<float> values = file->read_as_float(entry);
+      std::copy(values.begin(), values.end(), to);
+    };
+    out.tensors.push_back(
+        {entry.name, entry.stored_dtype, entry.dtype && is_float(*entry.dtype), entry.shape, read});
+  }
+  return out;
+}
+
+ForeignTensors open_pt(const std::string& path) {
+  const auto file = std::make_shared<PtFile>(PtFile::open(path));
+  ForeignTensors out{path, {}, file->texts()};
+  for (const PtTensor& tensor : file->tensors())
+    out.tensors.push_back({tensor.name, std::string(name_of(tensor.dtype)), is_float(tensor.dtype),
+                           tensor.shape,
+                           [file, &tensor](float* to) { file->read_as_float(tensor, to); }});
+  return out;
+}
+
+ForeignTensors open_npz(const std::string& path) {
+  const auto file = std::make_shared<NpzFile>(NpzFile::open(path));
+  ForeignTensors out{path, {}};
+  for (const NpzArray& array : file->arrays())
+    out.tensors.push_back({array.name, std::string(name_of(array.header.dtype)),
+                           is_float(array.header.dtype), array.header.shape,
+                           [file, &array](float* to) { file->read_as_float(array, to); }});
+  return out;
+}
+
+}  // namespace
+
+ForeignTensors open_tensors(const std::string& path) {
+  if (path.ends_with(".pt")) return open_pt(path);
+  if (path.ends_with(".npz")) return open_npz(path);
+  return open_safetensors(path);
+}
+
+double read_number(const ForeignTensors& file, const std::string& name) {
+  const ForeignTensor& entry = file.at(name);
+  if (!entry.shape.empty())
+    fail(ExitCode::bad_data, fmt::format("cannot read '{}': '{}' is [{}], not one number",
+                                         file.path, name, fmt::join(entry.shape, ",")));
+  float value = 0;
+  entry.read(&value);
+  return value;
+}
+
+at::Tensor read_tensor(const ForeignTensors& file, const std::string& name,
                        const std::vector<int64_t>& shape) {
-  const SafetensorsEntry& entry = file.at(name);
-  const bool is_float = entry.dtype == DType::f32 || entry.dtype == DType::f16 ||
-                        entry.dtype == DType::bf16 || entry.dtype == DType::f64;
-  if (!is_float)
+  const ForeignTensor& entry = file.at(name);
+  if (!entry.is_float)
     fail(ExitCode::bad_data, fmt::format("cannot read '{}': '{}' is {}, not a float tensor",
-                                         file.path(), name, entry.stored_dtype));
+                                         file.path, name, entry.stored_dtype));
   if (entry.shape != shape)
     fail(ExitCode::bad_data,
-         fmt::format("cannot read '{}': '{}' is [{}], cfg.json makes it [{}]", file.path(), name,
+         fmt::format("cannot read '{}': '{}' is [{}], the settings make it [{}]", file.path, name,
                      fmt::join(entry.shape, ","), fmt::join(shape, ",")));
   at::Tensor tensor = at::empty(shape, at::kFloat);
-  if (entry.dtype == DType::f32) {
-    file.read(entry, view_of(tensor));
-    return tensor;
-  }
-  const std::vector<float> values = file.read_as_float(entry);
-  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
+  entry.read(tensor.mutable_data_ptr<float>());
   return tensor;
 }
 
-void expect_tensors(const SafetensorsFile& file, const std::vector<std::string>& names) {
+void expect_tensors(const ForeignTensors& file, const std::vector<std::string>& names) {
   for (const std::string& name : names) file.at(name);
-  for (const SafetensorsEntry& entry : file.entries())
-    if (std::find(names.begin(), names.end(), entry.name) == names.end())
+  for (const ForeignTensor& tensor : file.tensors)
+    if (std::find(names.begin(), names.end(), tensor.name) == names.end())
       fail(ExitCode::bad_data,
            fmt::format("cannot read '{}': there is no use for the tensor '{}'; expected {}",
-                       file.path(), entry.name, fmt::join(names, ", ")));
+                       file.path, tensor.name, fmt::join(names, ", ")));
 }
 
 TensorToWrite tensor_to_write(const std::string& name, const at::Tensor& tensor) {
   return {name, tensor.sizes().vec(), view_of(tensor)};
 }
 
-std::string linear_problem(const SavedDictionary& saved, std::string_view format,
-                           const std::vector<std::string>& activations) {
-  const ModelConfig& config = saved.dictionary.config;
-  if (config.encoder != "linear")
-    return fmt::format("cannot write encoder '{}' as {}: the format holds one linear encoder",
-                       config.encoder, format);
-  if (config.decoder != "linear" && config.decoder != "tied")
-    return fmt::format("cannot write decoder '{}' as {}: the format holds one linear decoder",
-                       config.decoder, format);
-  if (std::find(activations.begin(), activations.end(), config.activation) == activations.end())
-    return fmt::format("cannot write activation '{}' as {}: the format holds {}", config.activation,
-                       format, fmt::join(activations, " and "));
-  return "";
-}
-
-SavedDictionary make_foreign(const std::string& activation, int64_t k, at::Tensor w_enc_nd,
-                             at::Tensor w_dec_nd, at::Tensor b_enc_n, at::Tensor b_dec_d) {
-  SavedDictionary saved;
-  Dictionary& out = saved.dictionary;
+PlainDictionary make_foreign(at::Tensor w_enc_nd, at::Tensor w_dec_nd, at::Tensor b_dec_d) {
+  PlainDictionary out;
+  out.activation = "relu";
   out.n = w_enc_nd.size(0);
   out.d = w_enc_nd.size(1);
-  out.latents = {0, out.n};
-  out.config.activation = activation;
-  out.config.n_latents = out.n;
-  out.config.k = k;
-  out.w_enc_ld = std::move(w_enc_nd);
-  out.w_dec_ld = std::move(w_dec_nd);
-  out.b_enc_l = std::move(b_enc_n);
+  out.w_enc_nd = std::move(w_enc_nd);
+  out.w_dec_nd = std::move(w_dec_nd);
   out.b_dec_d = std::move(b_dec_d);
-  return saved;
+  return out;
 }
 
 int64_t layer_of_hook(const std::string& hook) {
@@ -148,10 +203,6 @@ int64_t layer_of_hook(const std::string& hook) {
     if (whole) return std::stoll(hook.substr(at + 1, end - at - 1));
   }
   return -1;
-}
-
-int64_t selectable_k(const SavedDictionary& saved) {
-  return std::min(saved.dictionary.config.k, saved.dictionary.n);
 }
 
 }  // namespace megadict

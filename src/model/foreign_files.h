@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -38,30 +40,47 @@ class ForeignConfig {
   nlohmann::json object_;
 };
 
+// One tensor of a file, and how to get it as fp32 (integers, too, where the file's kind can).
+struct ForeignTensor {
+  std::string name, stored_dtype;
+  bool is_float = false;
+  std::vector<int64_t> shape;
+  std::function<void(float* to)> read;
+};
+
+// The tensors of a file of whatever kind. Holds the file open.
+struct ForeignTensors {
+  std::string path;
+  std::vector<ForeignTensor> tensors;
+  std::map<std::string, std::string> texts = {};             // what it says besides
+  const ForeignTensor* find(const std::string& name) const;  // nullptr if absent
+  const ForeignTensor& at(const std::string& name) const;    // exit 3, naming what it holds
+};
+// By the file's ending: .safetensors, .pt, .npz. Exit 3 for what cannot be read.
+ForeignTensors open_tensors(const std::string& path);
+
 // A float tensor of exactly this shape, as fp32. Exit 3 otherwise.
-at::Tensor read_tensor(const SafetensorsFile& file, const std::string& name,
+at::Tensor read_tensor(const ForeignTensors& file, const std::string& name,
                        const std::vector<int64_t>& shape);
+// One number, an integer or a fraction.
+double read_number(const ForeignTensors& file, const std::string& name);
 // Exit 3 where the file holds other tensors than these.
-void expect_tensors(const SafetensorsFile& file, const std::vector<std::string>& names);
+void expect_tensors(const ForeignTensors& file, const std::vector<std::string>& names);
 
 TensorToWrite tensor_to_write(const std::string& name, const at::Tensor& tensor);
 
-// `problem` of formats that hold one linear encoder and decoder and these activations.
-std::string linear_problem(const SavedDictionary& saved, std::string_view format,
-                           const std::vector<std::string>& activations);
-
-// A whole dictionary with linear encoder and decoder and no normalisation. W_enc [n, d], W_dec
-// [n, d], fp32.
-SavedDictionary make_foreign(const std::string& activation, int64_t k, at::Tensor w_enc_nd,
-                             at::Tensor w_dec_nd, at::Tensor b_enc_n, at::Tensor b_dec_d);
+// A whole dictionary without normalisation, of relu unless the caller says otherwise. W_enc [n, d],
+// W_dec [n, d], fp32.
+PlainDictionary make_foreign(at::Tensor w_enc_nd, at::Tensor w_dec_nd, at::Tensor b_dec_d);
 
 // The number in "blocks.8.hook_resid_pre", "layers.10", "h.3.mlp"; -1 without one.
 int64_t layer_of_hook(const std::string& hook);
 
-// k as a format that selects exactly k of n can say it.
-int64_t selectable_k(const SavedDictionary& saved);
-
 extern const Format kSaelensFormat;
 extern const Format kSparsifyFormat;
+extern const Format kDictionaryLearningFormat;
+extern const Format kOpenmossFormat;
+extern const Format kOpenaiFormat;
+extern const Format kGemmaNpzFormat;
 
 }  // namespace megadict

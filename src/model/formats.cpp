@@ -2,10 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <stdlib.h>
 
-#include <cmath>
-#include <filesystem>
+#include <algorithm>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -18,94 +16,59 @@
 namespace megadict {
 namespace {
 
-constexpr int64_t kBlockRows = 4096;  // of weights held in fp64 at a time
+constexpr double kRoundedNorm = 1e-4;  // rows that are unit but for rounding
 
-at::Tensor cpu_copy(const at::Tensor& tensor) {
-  return tensor.to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
+const Held* held_by(const Format& format, const std::string& activation) {
+  for (const Held& held : format.held)
+    if (held.activation == activation) return &held;
+  return nullptr;
 }
 
-// tensor *= factor in fp64.
-void scale_rows(at::Tensor& tensor, double factor) {
-  if (factor == 1.0) return;
-  for (int64_t from = 0; from < tensor.size(0); from += kBlockRows) {
-    at::Tensor block = tensor.narrow(0, from, std::min(kBlockRows, tensor.size(0) - from));
-    block.copy_(block.to(at::kDouble) * factor);
-  }
+std::string names_held(const Format& format) {
+  std::string names;
+  for (const Held& held : format.held)
+    names += (names.empty() ? "" : ", ") + std::string(held.activation);
+  return names;
 }
 
-std::string hint_for(const SavedDictionary& saved) {
+std::string hint_for(const PlainDictionary& plain, const Format& refused, ExportScale scale) {
+  if (scale == ExportScale::trained && problem_of(refused, plain, ExportScale::unit).empty())
+    return "--scale unit";
   for (const Format& format : all_formats())
-    if (format.problem(saved).empty()) return fmt::format("--format {} can hold it", format.name);
+    if (problem_of(format, plain, scale).empty())
+      return fmt::format("--format {} can hold it", format.name);
   return "keep the native checkpoint; no format here holds it";
 }
 
-struct NamedTensor {
-  const char* name;
-  at::Tensor Dictionary::*member;
-};
-constexpr NamedTensor kTensors[] = {{"W_enc", &Dictionary::w_enc_ld},
-                                    {"W_dec", &Dictionary::w_dec_ld},
-                                    {"b_enc", &Dictionary::b_enc_l},
-                                    {"b_dec", &Dictionary::b_dec_d}};
+void check_finite(const PlainDictionary& plain, const std::string& what) {
+  for (const auto& [name, member] : tensors_of(plain.activation))
+    if (!at::isfinite(plain.*member).all().item<bool>())
+      fail(ExitCode::bad_data, fmt::format("{}: {} holds values that are not finite", what, name));
+}
 
-void check_finite(const Dictionary& dictionary) {
-  for (const auto& [name, member] : kTensors)
-    if (!at::isfinite(dictionary.*member).all().item<bool>())
-      fail_agreed(ExitCode::bad_data,
-                  fmt::format("cannot export: {} holds values that are not finite", name));
+// A threshold may come back from its logarithm.
+bool same_values(std::string_view name, const at::Tensor& a, const at::Tensor& b) {
+  if (name != "threshold") return at::equal(a, b);
+  return a.sizes() == b.sizes() && at::allclose(a, b, /*rtol=*/1e-5, /*atol=*/0);
 }
 
 // What a reader of the folder gets must be what was meant, bit for bit.
-void check_written(const SavedDictionary& meant, const Format& format, const std::string& folder) {
-  const SavedDictionary got = format.read(folder);
-  const auto differ = [&](const std::string& what) {
+void check_written(const PlainDictionary& meant, const Format& format, const std::string& folder) {
+  const PlainDictionary got = format.read(folder);
+  const auto differ = [&](std::string_view what) {
     fail(ExitCode::error,
          fmt::format("export as {}: reading the files back gives another {}", format.name, what));
   };
-  const Dictionary &a = meant.dictionary, &b = got.dictionary;
-  if (a.n != b.n || a.d != b.d) differ("shape");
-  if (a.config.activation != b.config.activation) differ("activation");
-  if (activation_named(a.config.activation).has_k && selectable_k(meant) != b.config.k) differ("k");
-  if (a.threshold != b.threshold) differ("threshold");
+  if (meant.n != got.n || meant.d != got.d) differ("shape");
+  if (meant.activation != got.activation) differ("activation");
+  if (meant.activation == "topk" && meant.k != got.k) differ("k");
+  if (meant.subtracts_b_dec != got.subtracts_b_dec || got.selects_by_norm) differ("convention");
   if (got.normalization.scale != 1.0 || !got.normalization.mean.empty()) differ("normalisation");
-  for (const auto& [name, member] : kTensors)
-    if (!at::equal(a.*member, b.*member)) differ(name);
+  for (const auto& [name, member] : tensors_of(meant.activation))
+    if (!same_values(name, meant.*member, got.*member)) differ(name);
 }
 
 }  // namespace
-
-ExportScale export_scale_named(const std::string& name) {
-  if (name == "unit") return ExportScale::unit;
-  if (name == "trained") return ExportScale::trained;
-  fail_agreed(ExitCode::usage, fmt::format("there is no export scale '{}'", name),
-              "'unit' or 'trained'");
-}
-
-std::string_view name_of(ExportScale scale) {
-  return scale == ExportScale::unit ? "unit" : "trained";
-}
-
-SavedDictionary folded(SavedDictionary out, ExportScale scale) {
-  Dictionary& dictionary = out.dictionary;
-  for (const auto& [name, member] : kTensors) dictionary.*member = cpu_copy(dictionary.*member);
-  dictionary.config.decoder = "linear";
-  const double s = out.normalization.scale;
-  if (scale == ExportScale::unit) {
-    scale_rows(dictionary.b_enc_l, 1 / s);
-  } else {
-    scale_rows(dictionary.w_enc_ld, s);
-    scale_rows(dictionary.w_dec_ld, 1 / s);
-  }
-  at::Tensor b_dec = dictionary.b_dec_d.to(at::kDouble) / s;
-  for (size_t i = 0; i < out.normalization.mean.size(); ++i)
-    b_dec.mutable_data_ptr<double>()[i] += out.normalization.mean[i];
-  dictionary.b_dec_d = b_dec.to(at::kFloat);
-  // Of 32 bits, as it is compared and written.
-  if (scale == ExportScale::unit) dictionary.threshold /= s;
-  dictionary.threshold = static_cast<float>(dictionary.threshold);
-  out.normalization = {};
-  return out;
-}
 
 double unit_decoder_rows(Dictionary& dictionary) {
   constexpr double kRounding = 1e-5;
@@ -118,11 +81,90 @@ double unit_decoder_rows(Dictionary& dictionary) {
   dictionary.w_dec_ld.div_(factor.clamp_min(1e-30).unsqueeze(1));
   dictionary.w_enc_ld.mul_(factor.unsqueeze(1));
   dictionary.b_enc_l.mul_(factor);
+  const auto extra = activation_named(dictionary.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    if (extra[i].pre_activation) dictionary.extra_l[i].mul_(factor);
   return off.max().item<double>();
 }
 
+PlainDictionary plain_of(SavedDictionary saved) {
+  Dictionary& from = saved.dictionary;
+  PlainDictionary out;
+  out.encoder = from.config.encoder;
+  out.decoder = from.config.decoder;
+  out.activation = from.config.activation;
+  out.n = from.n;
+  out.d = from.d;
+  out.k = activation_named(out.activation).has_k ? std::min(from.config.k, from.n) : 0;
+  out.w_enc_nd = std::move(from.w_enc_ld);
+  out.w_dec_nd = std::move(from.w_dec_ld);
+  out.b_enc_n = std::move(from.b_enc_l);
+  out.b_dec_d = std::move(from.b_dec_d);
+  if (activation_named(out.activation).whole_batch)
+    out.threshold_n = at::full({out.n}, from.threshold, at::kFloat);
+  out.normalization = std::move(saved.normalization);
+  out.step = saved.step;
+  out.tokens = saved.tokens;
+  out.source_model = saved.source_model;
+  out.hook = saved.hook;
+  out.layer = saved.layer;
+  return out;
+}
+
+namespace {
+
+// What a threshold for each latent is, if it is one for all.
+void simplify_threshold(PlainDictionary& plain, const std::string& path) {
+  constexpr double kNone = 1e-20;  // what a format that knows no zero may write
+  const double first = plain.threshold_n[0].item<double>();
+  if (!plain.threshold_n.eq(first).all().item<bool>())
+    fail(ExitCode::bad_data,
+         fmt::format("cannot read '{}': a threshold of its own for each latent has no counterpart "
+                     "here",
+                     path),
+         "jumprelu with one threshold for all, as BatchTopK leaves it, can be read");
+  const bool is_relu = plain.activation == "jumprelu" && first <= kNone && plain.k == 0;
+  plain.activation = is_relu ? "relu" : "batchtopk";
+  plain.threshold_n.fill_(std::max(first, 0.0));
+}
+
+}  // namespace
+
+SavedDictionary saved_of(PlainDictionary plain, const std::string& path) {
+  SavedDictionary out;
+  Dictionary& to = out.dictionary;
+  if (plain.threshold_n.defined()) {
+    simplify_threshold(plain, path);
+    if (plain.activation == "batchtopk") to.threshold = plain.threshold_n[0].item<double>();
+  }
+  const auto known = all_activations();
+  if (std::none_of(known.begin(), known.end(),
+                   [&](const ActivationFn& one) { return one.name == plain.activation; }))
+    fail(ExitCode::bad_data, fmt::format("cannot read '{}': the activation '{}' has no counterpart "
+                                         "here",
+                                         path, plain.activation));
+  to.n = plain.n;
+  to.d = plain.d;
+  to.latents = {0, plain.n};
+  to.config.activation = plain.activation;
+  to.config.n_latents = plain.n;
+  to.config.k = plain.k;
+  to.w_enc_ld = std::move(plain.w_enc_nd);
+  to.w_dec_ld = std::move(plain.w_dec_nd);
+  to.b_enc_l = std::move(plain.b_enc_n);
+  to.b_dec_d = std::move(plain.b_dec_d);
+  out.normalization = std::move(plain.normalization);
+  out.step = plain.step;
+  out.tokens = plain.tokens;
+  out.source_model = plain.source_model;
+  out.hook = plain.hook;
+  out.layer = plain.layer;
+  return out;
+}
+
 std::span<const Format> all_formats() {
-  static const Format formats[] = {kSaelensFormat, kSparsifyFormat};
+  static const Format formats[] = {kSaelensFormat,  kSparsifyFormat, kDictionaryLearningFormat,
+                                   kOpenmossFormat, kOpenaiFormat,   kGemmaNpzFormat};
   return formats;
 }
 
@@ -138,43 +180,80 @@ const Format& format_named(const std::string& name) {
       near.empty() ? fmt::format("{}", fmt::join(names, ", ")) : "did you mean " + near + "?");
 }
 
+std::string problem_of(const Format& format, const PlainDictionary& plain, ExportScale scale) {
+  const auto cannot = [&](const char* what, const std::string& which, const std::string& why) {
+    return fmt::format("cannot write {} '{}' as {}: {}", what, which, format.name, why);
+  };
+  if (plain.encoder != "linear")
+    return cannot("encoder", plain.encoder, "the format holds one linear encoder");
+  if (plain.decoder != "linear" && plain.decoder != "tied")
+    return cannot("decoder", plain.decoder, "the format holds one linear decoder");
+  const Held* held = held_by(format, plain.activation);
+  if (held == nullptr)
+    return cannot("activation", plain.activation, "the format holds " + names_held(format));
+  if (format.unit_only && scale == ExportScale::trained)
+    return cannot("scale", "trained", "the format's decoder rows are unit");
+  if (!format.unit_rows || scale != ExportScale::unit) return "";
+  const bool selects = held->as == "topk" || held->as == "batchtopk";
+  if (selects && !plain.selects_by_norm && off_unit(plain) > kRoundedNorm)
+    return cannot("activation", plain.activation,
+                  "the format's decoder rows are unit, this dictionary's are not, and making them "
+                  "so would change what is selected");
+  return "";
+}
+
+std::string problem_of(const Format& format, const SavedDictionary& saved, ExportScale scale) {
+  return problem_of(format, plain_of(saved), scale);
+}
+
+void export_dictionary(PlainDictionary plain, const Format& format, ExportScale scale,
+                       const std::string& folder) {
+  const std::string problem = problem_of(format, plain, scale);
+  if (!problem.empty()) fail_agreed(ExitCode::usage, problem, hint_for(plain, format, scale));
+  StagedFolder making(folder);
+  const Held& held = *held_by(format, plain.activation);
+  const ExportNote note{scale, plain.normalization.scale, plain.activation};
+  const bool unit_rows = format.unit_rows && scale == ExportScale::unit;
+  const FoldTo to{std::string(held.as), scale, unit_rows, held.subtracts_b_dec,
+                  format.least_threshold};
+  progress("export: folding");
+  const PlainDictionary out = folded(std::move(plain), to);
+  check_finite(out, "cannot export");
+  progress("export: writing");
+  format.write(out, note, making.path());
+  progress("export: reading back what was written");
+  check_written(out, format, making.path());
+  making.commit();
+}
+
 void export_dictionary(SavedDictionary saved, const Format& format, ExportScale scale,
                        const std::string& folder) {
   if (saved.dictionary.latents.size() != saved.dictionary.n)
     fail(ExitCode::error, "export: one process must hold all latents");
-  const std::string problem = format.problem(saved);
-  if (!problem.empty()) fail_agreed(ExitCode::usage, problem, hint_for(saved));
-  StagedFolder making(folder);
-  const ExportNote note{scale, saved.normalization.scale};
-  progress("export: folding");
-  const SavedDictionary plain = folded(std::move(saved), scale);
-  check_finite(plain.dictionary);
-  progress("export: writing");
-  format.write(plain, note, making.path());
-  progress("export: reading back what was written");
-  check_written(plain, format, making.path());
-  making.commit();
+  export_dictionary(plain_of(std::move(saved)), format, scale, folder);
 }
 
-const Format* foreign_format(const std::string& folder) {
+const Format* foreign_format(const std::string& path) {
   for (const Format& format : all_formats())
-    if (format.recognises(folder)) return &format;
+    if (format.recognises(path)) return &format;
   return nullptr;
 }
 
-SavedDictionary load_foreign(const std::string& folder) {
-  const Format* format = foreign_format(folder);
+PlainDictionary load_plain(const std::string& path, const Format* format) {
+  if (format == nullptr) format = foreign_format(path);
   if (format == nullptr)
-    fail(ExitCode::bad_data, fmt::format("'{}' is no dictionary of a known format", folder),
+    fail(ExitCode::bad_data, fmt::format("'{}' is no dictionary of a known format", path),
          "saelens: cfg.json and sae_weights.safetensors; sparsify: cfg.json and sae.safetensors "
-         "(in a hookpoint's folder)");
-  SavedDictionary saved = format->read(folder);
-  const Dictionary& dictionary = saved.dictionary;
-  for (const auto& [name, member] : kTensors)
-    if (!at::isfinite(dictionary.*member).all().item<bool>())
-      fail(ExitCode::bad_data,
-           fmt::format("cannot use '{}': {} holds values that are not finite", folder, name));
-  return saved;
+         "(in a hookpoint's folder); dictionary_learning: config.json and ae.pt; openmoss: "
+         "config.json "
+         "and sae_weights.safetensors; openai: autoencoder.pt; gemma_npz: params.npz");
+  PlainDictionary plain = format->read(path);
+  check_finite(plain, fmt::format("cannot use '{}'", path));
+  return absorbed(std::move(plain));
+}
+
+SavedDictionary load_foreign(const std::string& path, const Format* format) {
+  return saved_of(load_plain(path, format), path);
 }
 
 }  // namespace megadict

@@ -2,8 +2,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -25,16 +24,15 @@ std::string weights_path(const std::string& folder) {
   return folder + "/sae_weights.safetensors";
 }
 
-std::string problem(const SavedDictionary& saved) {
-  return linear_problem(saved, "saelens", {"topk", "relu", "batchtopk"});
-}
+constexpr Held kHeld[] = {{"topk", "topk"},         {"relu", "relu"},   {"batchtopk", "jumprelu"},
+                          {"jumprelu", "jumprelu"}, {"gated", "gated"}, {"prolu", "jumprelu"}};
 
 nlohmann::ordered_json text_or_null(const std::string& text) {
   return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
 }
 
 // Facts nobody recorded are null: a guess would be believed.
-nlohmann::ordered_json metadata_of(const SavedDictionary& folded, const ExportNote& note,
+nlohmann::ordered_json metadata_of(const PlainDictionary& folded, const ExportNote& note,
                                    const std::string& training_architecture) {
   return {{"sae_lens_version", kSaelensVersion},
           {"sae_lens_training_version", nullptr},
@@ -56,44 +54,32 @@ nlohmann::ordered_json metadata_of(const SavedDictionary& folded, const ExportNo
           {"megadict_normalize_scale", note.normalize_scale}};
 }
 
-// What a dictionary is called there: to use it, and while it was trained.
-struct Architecture {
-  std::string_view activation, name, training;
-};
-constexpr Architecture kArchitectures[] = {{"topk", "topk", "topk"},
-                                           {"relu", "standard", "standard"},
-                                           {"batchtopk", "jumprelu", "batchtopk"}};
-
-const Architecture& architecture_of(const std::string& activation) {
-  return *std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
-                       [&](const Architecture& one) { return one.activation == activation; });
+// relu is called "standard" there.
+std::string architecture_of(const std::string& activation) {
+  return activation == "relu" ? "standard" : activation;
 }
 
-void write(const SavedDictionary& folded, const ExportNote& note, const std::string& folder) {
-  const Dictionary& dictionary = folded.dictionary;
-  const Architecture& architecture = architecture_of(dictionary.config.activation);
-  nlohmann::ordered_json config = {{"architecture", architecture.name},
-                                   {"d_in", dictionary.d},
-                                   {"d_sae", dictionary.n},
+void write(const PlainDictionary& folded, const ExportNote& note, const std::string& folder) {
+  nlohmann::ordered_json config = {{"architecture", architecture_of(folded.activation)},
+                                   {"d_in", folded.d},
+                                   {"d_sae", folded.n},
                                    {"dtype", "float32"},
                                    {"device", "cpu"},
                                    {"apply_b_dec_to_input", true},
                                    {"normalize_activations", "none"},
                                    {"reshape_activations", "none"}};
-  if (architecture.name == "topk") {
-    config["k"] = selectable_k(folded);
+  if (folded.activation == "topk") {
+    config["k"] = folded.k;
     config["rescale_acts_by_decoder_norm"] = false;
   }
-  config["metadata"] = metadata_of(folded, note, std::string(architecture.training));
-  const at::Tensor w_enc_dn = dictionary.w_enc_ld.t().contiguous();
-  std::vector<TensorToWrite> tensors = {
-      tensor_to_write("W_enc", w_enc_dn), tensor_to_write("b_enc", dictionary.b_enc_l),
-      tensor_to_write("W_dec", dictionary.w_dec_ld), tensor_to_write("b_dec", dictionary.b_dec_d)};
-  const at::Tensor threshold = at::full({dictionary.n}, dictionary.threshold, at::kFloat);
-  if (architecture.name == "jumprelu") {
-    config["metadata"]["megadict_k"] = selectable_k(folded);
-    tensors.push_back(tensor_to_write("threshold", threshold));
-  }
+  config["metadata"] = metadata_of(folded, note, architecture_of(note.activation));
+  if (folded.activation != "topk" && folded.k > 0) config["metadata"]["megadict_k"] = folded.k;
+  const at::Tensor w_enc_dn = folded.w_enc_nd.t().contiguous();
+  std::vector<TensorToWrite> tensors = {tensor_to_write("W_enc", w_enc_dn),
+                                        tensor_to_write("W_dec", folded.w_dec_nd),
+                                        tensor_to_write("b_dec", folded.b_dec_d)};
+  for (const LatentTensor& tensor : latent_tensors(folded.activation))
+    tensors.push_back(tensor_to_write(std::string(tensor.name), folded.*tensor.member));
   write_safetensors(weights_path(folder), tensors);
   write_json(config_path(folder), config);
 }
@@ -107,17 +93,32 @@ struct Kind {
   int64_t k = 0;
 };
 
+// A batchtopk's k may be a fraction there.
+int64_t k_of(const ForeignConfig& config, const std::string& architecture) {
+  if (architecture == "topk") return config.size("k");
+  const double k = std::round(config.number("k"));
+  if (!(k >= 1) || k > kMostLatents) config.refuse(fmt::format("'k' is {}, not a size", k));
+  return static_cast<int64_t>(k);
+}
+
 // Nothing but our own export says it; 0 = unknown, and needed by nobody who has a threshold.
 int64_t k_in_metadata(const ForeignConfig& config) {
   const ForeignConfig metadata = config.object_or_empty("metadata");
   return metadata.has("megadict_k") ? metadata.size("megadict_k") : 0;
 }
 
+// batchtopk as it is trained: one threshold, as a scalar of its own name, compared with h |w_dec|.
+bool is_training_form(const std::string& architecture) {
+  return architecture == "batchtopk";
+}
+
 // Before version 6 a topk file said "standard" and named its activation.
 Kind kind_of(const ForeignConfig& config) {
   const std::string architecture = config.text_or("architecture", "standard");
-  if (architecture == "topk" && config.has("k")) return {"topk", config.size("k")};
-  if (architecture == "jumprelu") return {"batchtopk", k_in_metadata(config)};
+  if ((architecture == "topk" || is_training_form(architecture)) && config.has("k"))
+    return {architecture, k_of(config, architecture)};
+  if (architecture == "jumprelu") return {"jumprelu", k_in_metadata(config)};
+  if (architecture == "gated") return {"gated", 0};
   const std::string activation =
       config.text_or("activation_fn", config.text_or("activation_fn_str", "relu"));
   const bool known = architecture == "standard" || architecture == "topk";
@@ -126,7 +127,7 @@ Kind kind_of(const ForeignConfig& config) {
   if (known && activation == "relu") return {"relu", 0};
   config.refuse(known ? fmt::format("the activation '{}' has no counterpart here", activation)
                       : fmt::format("the architecture '{}' has no counterpart here", architecture),
-                "'standard' (relu), 'topk' and 'jumprelu' can be read");
+                "'standard' (relu), 'topk', 'batchtopk', 'jumprelu' and 'gated' can be read");
 }
 
 // The factor on x that a training checkpoint keeps beside its weights; elsewhere it is folded in.
@@ -162,65 +163,65 @@ Normalization normalization_of(const ForeignConfig& config, const std::string& f
   return normalization;
 }
 
-// What SAELens does differently becomes weights: a selection on h |w_dec|, an input that b_dec is
-// not subtracted from.
-void absorb(const ForeignConfig& config, Dictionary& dictionary) {
-  if (dictionary.config.activation == "topk" &&
-      config.flag_or("rescale_acts_by_decoder_norm", false))
-    unit_decoder_rows(dictionary);
-  if (!config.flag_or("apply_b_dec_to_input", true)) {
-    const at::Tensor shift =
-        at::mv(dictionary.w_enc_ld.to(at::kDouble), dictionary.b_dec_d.to(at::kDouble));
-    dictionary.b_enc_l = (dictionary.b_enc_l + shift).to(at::kFloat);
+// The activation's own tensors, under the names that SAELens gives them.
+void read_latent_tensors(const ForeignTensors& file, PlainDictionary& plain, bool training_form) {
+  for (const LatentTensor& tensor : latent_tensors(plain.activation)) {
+    const bool scalar = training_form && tensor.name == "threshold";
+    plain.*tensor.member = scalar
+                               ? read_tensor(file, "topk_threshold", {}).expand({plain.n}).clone()
+                               : read_tensor(file, std::string(tensor.name), {plain.n});
   }
 }
 
-// jumprelu: z = relu(v) where v > threshold.
-double common_threshold(const ForeignConfig& config, const SafetensorsFile& file, int64_t n) {
-  const at::Tensor threshold = read_tensor(file, "threshold", {n});
-  const double first = threshold[0].item<double>();
-  if (!threshold.eq(first).all().item<bool>())
-    config.refuse("a threshold of its own for each latent has no counterpart here",
-                  "jumprelu with one threshold for all, as BatchTopK leaves it, can be read");
-  return std::max(first, 0.0);
+std::vector<std::string> tensor_names(const std::string& activation, bool training_form) {
+  std::vector<std::string> names;
+  for (const PlainTensor& tensor : tensors_of(activation))
+    names.emplace_back(training_form && tensor.name == "threshold" ? "topk_threshold"
+                                                                   : tensor.name);
+  return names;
 }
 
-SavedDictionary read(const std::string& folder) {
+PlainDictionary read(const std::string& folder) {
   const ForeignConfig config(config_path(folder));
   const Kind kind = kind_of(config);
+  const bool training_form = is_training_form(kind.activation);
   const int64_t d = config.size("d_in"), n = config.size("d_sae");
   if (kind.k > n) config.refuse("'k' is above 'd_sae'");
-  const auto file = SafetensorsFile::open(weights_path(folder));
-  std::vector<std::string> names = {"W_enc", "b_enc", "W_dec", "b_dec"};
+  const ForeignTensors file = open_tensors(weights_path(folder));
+  std::vector<std::string> names = tensor_names(kind.activation, training_form);
   if (file.find("scaling_factor") != nullptr) {  // files before version 6: ones unless fine-tuned
     if (!read_tensor(file, "scaling_factor", {n}).eq(1).all().item<bool>())
       config.refuse("a fine-tuned scaling_factor has no counterpart here");
     names.emplace_back("scaling_factor");
   }
-  const bool jumps = kind.activation == "batchtopk";
-  if (jumps) names.emplace_back("threshold");
   expect_tensors(file, names);
-  SavedDictionary saved =
-      make_foreign(kind.activation, kind.k, read_tensor(file, "W_enc", {d, n}).t().contiguous(),
-                   read_tensor(file, "W_dec", {n, d}), read_tensor(file, "b_enc", {n}),
-                   read_tensor(file, "b_dec", {d}));
-  if (jumps) saved.dictionary.threshold = common_threshold(config, file, n);
-  absorb(config, saved.dictionary);
-  saved.normalization = normalization_of(config, folder);
+  PlainDictionary plain =
+      make_foreign(read_tensor(file, "W_enc", {d, n}).t().contiguous(),
+                   read_tensor(file, "W_dec", {n, d}), read_tensor(file, "b_dec", {d}));
+  plain.activation = kind.activation;
+  plain.k = kind.k;
+  read_latent_tensors(file, plain, training_form);
+  plain.selects_by_norm = (kind.activation == "topk" || training_form) &&
+                          config.flag_or("rescale_acts_by_decoder_norm", training_form);
+  plain.subtracts_b_dec = config.flag_or("apply_b_dec_to_input", true);
+  plain.normalization = normalization_of(config, folder);
   const ForeignConfig metadata = config.object_or_empty("metadata");
-  saved.hook = metadata.text_or("hook_name", config.text_or("hook_name", ""));
-  saved.source_model = metadata.text_or("model_name", config.text_or("model_name", ""));
-  saved.layer = layer_of_hook(saved.hook);
-  return saved;
+  plain.hook = metadata.text_or("hook_name", config.text_or("hook_name", ""));
+  plain.source_model = metadata.text_or("model_name", config.text_or("model_name", ""));
+  plain.layer = layer_of_hook(plain.hook);
+  return plain;
 }
 
 }  // namespace
 
 const Format kSaelensFormat = {
     "saelens",
-    "SAELens 6: cfg.json, sae_weights.safetensors; topk, relu (its 'standard'), batchtopk "
-    "(its 'jumprelu')",
-    problem,
+    "SAELens 6: cfg.json, sae_weights.safetensors; topk, relu (its 'standard'), jumprelu, gated; "
+    "batchtopk and prolu as jumprelu",
+    kHeld,
+    /*unit_rows=*/false,
+    /*unit_only=*/false,
+    kNoLeastThreshold,
     write,
     recognises,
     read};

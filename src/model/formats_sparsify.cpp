@@ -19,12 +19,10 @@ std::string weights_path(const std::string& folder) {
   return folder + "/sae.safetensors";
 }
 
-std::string problem(const SavedDictionary& saved) {
-  return linear_problem(saved, "sparsify", {"topk"});
-}
+constexpr Held kHeld[] = {{"topk", "topk"}};
 
 // Its settings have no place for where a dictionary came from; the tensors' file has.
-SafetensorsMetadata metadata_of(const SavedDictionary& folded, const ExportNote& note) {
+SafetensorsMetadata metadata_of(const PlainDictionary& folded, const ExportNote& note) {
   return {{"format", "pt"},
           {"megadict_version", std::string(version())},
           {"megadict_step", fmt::format("{}", folded.step)},
@@ -35,23 +33,22 @@ SafetensorsMetadata metadata_of(const SavedDictionary& folded, const ExportNote&
           {"hook_name", folded.hook}};
 }
 
-void write(const SavedDictionary& folded, const ExportNote& note, const std::string& folder) {
-  const Dictionary& dictionary = folded.dictionary;
+void write(const PlainDictionary& folded, const ExportNote& note, const std::string& folder) {
   const nlohmann::ordered_json config = {
       {"activation", "topk"},
-      {"expansion_factor", std::max<int64_t>(1, dictionary.n / dictionary.d)},
+      {"expansion_factor", std::max<int64_t>(1, folded.n / folded.d)},
       {"normalize_decoder", true},
-      {"num_latents", dictionary.n},
-      {"k", selectable_k(folded)},
+      {"num_latents", folded.n},
+      {"k", folded.k},
       {"multi_topk", false},
       {"skip_connection", false},
       {"transcode", false},
-      {"d_in", dictionary.d}};
+      {"d_in", folded.d}};
   write_safetensors(
       weights_path(folder),
-      {tensor_to_write("encoder.weight", dictionary.w_enc_ld),
-       tensor_to_write("encoder.bias", dictionary.b_enc_l),
-       tensor_to_write("W_dec", dictionary.w_dec_ld), tensor_to_write("b_dec", dictionary.b_dec_d)},
+      {tensor_to_write("encoder.weight", folded.w_enc_nd),
+       tensor_to_write("encoder.bias", folded.b_enc_n), tensor_to_write("W_dec", folded.w_dec_nd),
+       tensor_to_write("b_dec", folded.b_dec_d)},
       metadata_of(folded, note));
   write_json(config_path(folder), config);
 }
@@ -60,7 +57,7 @@ bool recognises(const std::string& folder) {
   return file_exists(config_path(folder)) && file_exists(weights_path(folder));
 }
 
-SavedDictionary read(const std::string& folder) {
+PlainDictionary read(const std::string& folder) {
   const ForeignConfig config(config_path(folder));
   const std::string activation = config.text_or("activation", "topk");
   if (activation != "topk")
@@ -76,26 +73,34 @@ SavedDictionary read(const std::string& folder) {
           : d * (config.has("expansion_factor") ? config.size("expansion_factor") : 32);
   const int64_t k = config.has("k") ? config.size("k") : 32;
   if (k > n) config.refuse("'k' is above the number of latents");
-  const auto file = SafetensorsFile::open(weights_path(folder));
+  const ForeignTensors file = open_tensors(weights_path(folder));
   expect_tensors(file, {"encoder.weight", "encoder.bias", "W_dec", "b_dec"});
-  SavedDictionary saved = make_foreign(
-      "topk", k, read_tensor(file, "encoder.weight", {n, d}), read_tensor(file, "W_dec", {n, d}),
-      read_tensor(file, "encoder.bias", {n}), read_tensor(file, "b_dec", {d}));
-  const auto& metadata = file.metadata();
-  const auto hook = metadata.find("hook_name"), model = metadata.find("model_name");
-  saved.hook = hook != metadata.end() && !hook->second.empty()
+  PlainDictionary plain =
+      make_foreign(read_tensor(file, "encoder.weight", {n, d}), read_tensor(file, "W_dec", {n, d}),
+                   read_tensor(file, "b_dec", {d}));
+  plain.activation = "topk";
+  plain.k = k;
+  plain.b_enc_n = read_tensor(file, "encoder.bias", {n});
+  const auto hook = file.texts.find("hook_name"), model = file.texts.find("model_name");
+  plain.hook = hook != file.texts.end() && !hook->second.empty()
                    ? hook->second
                    : std::filesystem::path(folder).lexically_normal().filename().string();
-  if (model != metadata.end()) saved.source_model = model->second;
-  saved.layer = layer_of_hook(saved.hook);
-  return saved;
+  if (model != file.texts.end()) plain.source_model = model->second;
+  plain.layer = layer_of_hook(plain.hook);
+  return plain;
 }
 
 }  // namespace
 
 const Format kSparsifyFormat = {
-    "sparsify", "EleutherAI sparsify: cfg.json, sae.safetensors; topk; name the folder as the hook",
-    problem,    write,
-    recognises, read};
+    "sparsify",
+    "EleutherAI sparsify: cfg.json, sae.safetensors; topk; name the folder as the hook",
+    kHeld,
+    /*unit_rows=*/false,
+    /*unit_only=*/false,
+    kNoLeastThreshold,
+    write,
+    recognises,
+    read};
 
 }  // namespace megadict

@@ -112,27 +112,30 @@ Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
                         .encode(mesh, dictionary, out.xc_bd, which, with);
   out.codes = std::move(encoded.codes);
   out.least = encoded.least;
+  out.edges = std::move(encoded.edges);
   return out;
 }
 
 Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
-                              Sums sums, Forward& fwd) {
+                              const Codes& codes, Sums sums, Forward& fwd) {
   const Timer timer(fwd.decode_s);
-  return start_decode(mesh, fwd.codes, dictionary.w_dec_ld, dictionary.n, rows.part.slot, sums,
+  return start_decode(mesh, codes, dictionary.w_dec_ld, dictionary.n, rows.part.slot, sums,
                       "reconstruction");
 }
 
 void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd) {
   const Timer timer(fwd.decode_s);
   const int64_t slot = rows.part.slot, real = rows.part.owned.size();
-  fwd.residual_sd = decoding.wait() - owned_slot(mesh, fwd.xc_bd, slot);
+  const at::Tensor more = decoding.wait();
+  fwd.residual_sd =
+      fwd.residual_sd.defined() ? fwd.residual_sd + more : more - owned_slot(mesh, fwd.xc_bd, slot);
   fwd.residual_sd.narrow(0, real, slot - real).zero_();
 }
 
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                 const EncodeWith& with, Sums sums) {
   Forward out = encode_rows(mesh, dictionary, rows, with);
-  Decoding decoding = start_reconstruction(mesh, dictionary, rows, sums, out);
+  Decoding decoding = start_reconstruction(mesh, dictionary, rows, out.codes, sums, out);
   finish_residual(mesh, rows, decoding, out);
   return out;
 }

@@ -39,6 +39,7 @@ struct Forward {
   at::Tensor xc_bd;                   // x - b_dec
   Codes codes;                        // of the local latents, all rows of the data row
   double least = 0;                   // see Encoded
+  Codes edges;                        // as `least`
   at::Tensor residual_sd;             // x_hat - x of the owned slot; padding rows zero
   double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };
@@ -53,11 +54,12 @@ struct Decoding {
 // Collective over feature; training with an activation over the whole batch: over the mesh.
 Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                 const EncodeWith& with = {}, Sums sums = Sums::fast);
-// The same in three steps: all but the residual; the decode's start; the residual.
+// The same in three steps: all but the residual; the decode's start, of all codes or of some; the
+// residual, from which the next reconstruction is added to it.
 Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                     const EncodeWith& with);
 Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
-                              Sums sums, Forward& fwd);
+                              const Codes& codes, Sums sums, Forward& fwd);
 void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd);
 
 // Sum over a data row's shards of value * w_dec row at the rows' owners: [slot, d]. `latents`: of

@@ -7,6 +7,7 @@
 
 #include <limits>
 
+#include "model/matryoshka.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -44,6 +45,29 @@ struct SumBackward : Function<SumBackward> {
   static variable_list backward(AutogradContext* context, variable_list gradient) {
     auto* comm = reinterpret_cast<Communicator*>(context->saved_data["comm"].toInt());
     return {all_reduced(comm, gradient[0], "generic gradient"), at::Tensor()};
+  }
+};
+
+// B8: u 1[u > theta], or the count 1[u > theta]. Theta's gradient goes through a rectangle as wide
+// as the bandwidth, u's through the open ones alone.
+struct Jump : Function<Jump> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& u, const at::Tensor& theta,
+                            double bandwidth, bool count) {
+    context->save_for_backward({u, theta});
+    context->saved_data["bandwidth"] = bandwidth;
+    context->saved_data["count"] = count;
+    const at::Tensor open = u.gt(theta).to(at::kFloat);
+    return count ? open : u * open;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradient) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &u = saved[0], &theta = saved[1];
+    const double bandwidth = context->saved_data["bandwidth"].toDouble();
+    const bool count = context->saved_data["count"].toBool();
+    const at::Tensor kernel = ((u - theta) / bandwidth).abs().lt(0.5) / bandwidth;
+    const at::Tensor of_edge = gradient[0] * kernel;
+    return {count ? at::Tensor() : gradient[0] * u.gt(theta),
+            -(count ? of_edge : of_edge * theta).sum(0), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -105,6 +129,7 @@ at::Tensor batch_topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, 
 
 struct Leaves {
   at::Tensor w_enc, w_dec, b_enc, b_dec;
+  std::vector<at::Tensor> extra = {};
 };
 
 at::Tensor leaf(const at::Tensor& tensor) {
@@ -122,6 +147,15 @@ struct Pass {
     return SumForward::apply(z.mm(w_dec), comm);
   }
 
+  // x_hat - b_dec of each prefix of the latents.
+  std::vector<at::Tensor> prefixes(const at::Tensor& z) const {
+    std::vector<at::Tensor> out;
+    const at::Tensor id = at::arange(z.size(1)) + dictionary.latents.begin;
+    for (const Level& level : levels_of(dictionary.config, dictionary.n))
+      out.push_back(decode(z * id.lt(level.latents.end), p.w_dec));
+    return out;
+  }
+
   // Terms of the loss, as sums over my data row's tokens divided by B.
   at::Tensor auxk(const at::Tensor& v, const at::Tensor& residual, double target) const {
     double dead = args.dead_l.sum().item<double>();
@@ -134,14 +168,30 @@ struct Pass {
   }
 };
 
-// The pre-activations that the activation lets pass to its ReLU, the others zero.
-at::Tensor selected(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
-                    const at::Tensor& v) {
+// ReLU has no gradient at 0, which is where latents below their threshold are: it is left out
+// there.
+at::Tensor codes_of(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
+                    const Leaves& p, const at::Tensor& v) {
   const ActivationFn& activation = activation_named(dictionary.config.activation);
+  if (activation.name == "jumprelu")
+    return Jump::apply(v, p.extra[0], dictionary.config.jumprelu_bandwidth, false);
   const int64_t k = dictionary.config.k, n = dictionary.n;
-  if (activation.whole_batch) return v * batch_topk_mask(mesh, v, k, n, rows);
+  if (activation.whole_batch) return (v * batch_topk_mask(mesh, v, k, n, rows)).relu();
   const at::Tensor every = at::ones({v.size(1)}, at::kBool);
-  return activation.has_k ? v * topk_mask(mesh, v, k, n, every) : v;
+  return (activation.has_k ? v * topk_mask(mesh, v, k, n, every) : v).relu();
+}
+
+double world_sum(const Mesh& mesh, double mine, bool per_feature_rank);
+
+// The L0 penalty's loss, of which each rank holds the same; its gradient flows through `mine`.
+double add_l0(const Mesh& mesh, const ModelConfig& model, const GenericArgs& args,
+              const at::Tensor& open, at::Tensor& mine) {
+  const auto batch = static_cast<double>(args.batch_rows);
+  const double weight = args.l0 / args.var_total, target = model.l0_target;
+  const double l0 = world_sum(mesh, open.sum().item<double>(), true) / batch;
+  const double slope = target > 0 ? 2 * (l0 / target - 1) / target : 1;
+  mine = mine + open.sum() * (weight * slope / batch);
+  return weight * (target > 0 ? (l0 / target - 1) * (l0 / target - 1) : l0);
 }
 
 double world_sum(const Mesh& mesh, double mine, bool per_feature_rank) {
@@ -161,6 +211,7 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const at::AutoGradMode grad_on(true);
   Leaves p{leaf(dictionary.w_enc_ld), {}, leaf(dictionary.b_enc_l), leaf(dictionary.b_dec_d)};
   p.w_dec = dictionary.tied() ? p.w_enc : leaf(dictionary.w_dec_ld);
+  for (const at::Tensor& extra : dictionary.extra_l) p.extra.push_back(leaf(extra));
   const auto comm = reinterpret_cast<int64_t>(mesh.feature.get());
   const Pass pass{mesh, dictionary, args, p, comm};
   const auto batch = static_cast<double>(args.batch_rows);
@@ -168,21 +219,31 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const at::Tensor x = rows.x_bd.narrow(0, 0, rows.real_rows());
   const at::Tensor xc = x - p.b_dec;
   const at::Tensor v = at::addmm(p.b_enc, SumBackward::apply(xc, comm), p.w_enc.t());
-  const at::Tensor z = selected(mesh, dictionary, rows, v).relu();
-  const at::Tensor residual = pass.decode(z, p.w_dec) - xc;
+  const at::Tensor z = codes_of(mesh, dictionary, rows, p, v);
+  const std::vector<at::Tensor> prefixes = pass.prefixes(z);
+  const std::vector<Level> levels = levels_of(dictionary.config, dictionary.n);
+  const at::Tensor residual = prefixes.back() - xc;
   const at::Tensor square = residual.square().sum();
   // The reconstruction terms are the same on every rank of a feature row, L1 is each shard's own.
-  at::Tensor shared = square / (batch * args.var_total);
+  at::Tensor shared = at::zeros({});
+  for (size_t i = 0; i < levels.size(); ++i)
+    shared = shared + (prefixes[i] - xc).square().sum() * levels[i].weight;
+  shared = shared / (batch * args.var_total);
   const at::Tensor l1 = (z * p.w_dec.norm(2, 1)).sum() * (args.l1 / (batch * args.var_total));
   if (args.auxk_alpha > 0)
     shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));
-  const at::Tensor mine = shared + l1;
+  at::Tensor mine = shared + l1;
+  double l0_loss = 0;
+  if (args.l0 > 0) {
+    const at::Tensor open = Jump::apply(v, p.extra[0], dictionary.config.jumprelu_bandwidth, true);
+    l0_loss = add_l0(mesh, dictionary.config, args, open, mine);
+  }
   torch::autograd::backward({mine}, {});
 
   GenericLoss out;
   out.fvu = world_sum(mesh, square.item<double>(), false) / (batch * args.var_total);
-  out.loss =
-      world_sum(mesh, shared.item<double>(), false) + world_sum(mesh, l1.item<double>(), true);
+  out.loss = world_sum(mesh, shared.item<double>(), false) +
+             world_sum(mesh, l1.item<double>(), true) + l0_loss;
   const auto gradient = [](const at::Tensor& t) {
     return t.grad().defined() ? t.grad() : at::zeros_like(t);
   };
@@ -190,6 +251,7 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : over_data(mesh, gradient(p.w_dec));
   out.b_enc_l = over_data(mesh, gradient(p.b_enc));
   out.b_dec_d = over_data(mesh, gradient(p.b_dec));
+  for (const at::Tensor& extra : p.extra) out.extra_l.push_back(over_data(mesh, gradient(extra)));
   return out;
 }
 

@@ -109,6 +109,9 @@ Dictionary empty_dictionary(const ModelConfig& config, int64_t n, int64_t d, Ran
       out.tied() ? out.w_enc_ld : at::zeros({padded, d}, options).narrow(0, 0, latents.size());
   out.b_enc_l = at::zeros({padded}, options).narrow(0, 0, latents.size());
   out.b_dec_d = at::zeros({d}, options);
+  for (const LatentParameter& parameter : activation_named(config.activation).parameters)
+    out.extra_l.push_back(
+        at::full({padded}, parameter.start(config), options).narrow(0, 0, latents.size()));
   return out;
 }
 

@@ -12,6 +12,9 @@
 #include "base/error.h"
 #include "io/file.h"
 #include "io/json_file.h"
+#include "io/safetensors.h"
+#include "io/staged_folder.h"
+#include "model/activations.h"
 #include "model/checkpoint_reader.h"
 #include "model/formats.h"
 #include "model/initialise.h"
@@ -101,6 +104,9 @@ void read_weights(const CheckpointReader& reader, const std::string& prefix, Dic
   reader.read_rows(prefix + "W_enc", latents, view_of(to.w_enc_ld));
   if (!to.tied()) reader.read_rows(prefix + "W_dec", latents, view_of(to.w_dec_ld));
   reader.read_rows(prefix + "b_enc", latents, view_of(to.b_enc_l));
+  const auto extra = activation_named(to.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    reader.read_rows(prefix + std::string(extra[i].name), latents, view_of(to.extra_l[i]));
   reader.read(prefix + "b_dec", view_of(to.b_dec_d));
 }
 
@@ -117,6 +123,8 @@ SavedDictionary load_foreign_shard(const std::string& folder, int64_t parts, int
   if (parts == 1) return out;
   for (at::Tensor* tensor : {&dictionary.w_enc_ld, &dictionary.w_dec_ld, &dictionary.b_enc_l})
     *tensor = tensor->narrow(0, dictionary.latents.begin, dictionary.latents.size()).clone();
+  for (at::Tensor& extra : dictionary.extra_l)
+    extra = extra.narrow(0, dictionary.latents.begin, dictionary.latents.size()).clone();
   return out;
 }
 
@@ -151,6 +159,57 @@ SavedDictionary load_saved(const std::string& folder, const std::string& weights
          fmt::format("'{}/state.json' is not a checkpoint's state: {}", folder, e.what()));
   }
   return out;
+}
+
+namespace {
+
+nlohmann::ordered_json state_of(const SavedDictionary& saved, const std::string& part) {
+  const Dictionary& dictionary = saved.dictionary;
+  nlohmann::ordered_json out;
+  out["format"] = kCheckpointFormat;
+  out["step"] = saved.step;
+  out["tokens"] = saved.tokens;
+  out["n_latents"] = dictionary.n;
+  out["d"] = dictionary.d;
+  out["model"] = {{"encoder", dictionary.config.encoder},
+                  {"activation", dictionary.config.activation},
+                  {"decoder", dictionary.config.decoder},
+                  {"k", dictionary.config.k}};
+  if (activation_named(dictionary.config.activation).whole_batch)
+    out["threshold"] = dictionary.threshold;
+  out["seed"] = 0;
+  out["var_total"] = saved.var_total > 0 ? saved.var_total : 1.0;  // nobody knows it
+  out["normalize"] = {{"scale", saved.normalization.scale},
+                      {"centred", !saved.normalization.mean.empty()}};
+  out["data"] = {{"model", saved.source_model}, {"hook", saved.hook}, {"layer", saved.layer}};
+  out["parts"] = {{{"file", part}, {"begin", 0}, {"end", dictionary.n}}};
+  return out;
+}
+
+}  // namespace
+
+void write_saved(const SavedDictionary& saved, const std::string& folder) {
+  constexpr const char* kPart = "part_00_of_01.safetensors";
+  const Dictionary& dictionary = saved.dictionary;
+  StagedFolder making(folder);
+  std::vector<TensorToWrite> tensors;
+  SafetensorsMetadata metadata;
+  const auto add = [&](const char* name, const at::Tensor& tensor, bool split) {
+    tensors.push_back({name, tensor.sizes().vec(), view_of(tensor)});
+    if (split) metadata[std::string(name) + ".latents"] = fmt::format("0:{}", dictionary.n);
+  };
+  add("W_enc", dictionary.w_enc_ld, true);
+  if (!dictionary.tied()) add("W_dec", dictionary.w_dec_ld, true);
+  add("b_enc", dictionary.b_enc_l, true);
+  add("b_dec", dictionary.b_dec_d, false);
+  const std::vector<float>& mean = saved.normalization.mean;
+  if (!mean.empty()) {
+    const auto width = static_cast<int64_t>(mean.size());
+    tensors.push_back({"normalize.mean", {width}, view_of(mean.data(), width)});
+  }
+  write_safetensors(making.path() + "/" + kPart, tensors, metadata);
+  write_json(making.path() + "/state.json", state_of(saved, kPart));
+  making.commit();
 }
 
 }  // namespace megadict

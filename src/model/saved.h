@@ -4,9 +4,10 @@
 // A checkpoint folder (also `final/`) holds part_00_of_08.safetensors ... and state.json. A part
 // holds a contiguous range of latents: W_enc [l,d], W_dec [l,d] (absent when tied), b_enc [l]; part
 // 0 also b_dec [d] and normalize.mean [d]; metadata "NAME.latents" = "begin:end" for every tensor
-// that is split over latents. With an averaged copy: the same names with the prefix "ema.".
-// state.json (checkpoint_state.h): format, n_latents, d, model.{encoder,activation,decoder,k},
-// threshold (batchtopk alone), seed, normalize.{scale,centred}, step, tokens, var_total,
+// that is split over latents. Besides, what the activation learns of each latent (jumprelu:
+// threshold [l]). With an averaged copy: the same names with the prefix "ema.". state.json
+// (checkpoint_state.h): format, n_latents, d, model.{encoder,activation,decoder,k}, threshold
+// (batchtopk alone), seed, normalize.{scale,centred}, step, tokens, var_total,
 // data.{fingerprint,model,hook,layer,...}, parts
 // [{file, begin, end}], screen.{windows,thresholds} with a number for each part.
 #pragma once
@@ -55,5 +56,10 @@ std::string find_checkpoint(const std::string& path);
 // `weights`: "last" or "ema" (exit 2 where no average was kept). Exit 3 on missing or torn files.
 SavedDictionary load_saved(const std::string& folder, const std::string& weights, int64_t parts = 1,
                            int64_t index = 0);
+
+// A whole dictionary as a folder of the checkpoint's layout, for those who read weights alone: it
+// holds no optimiser's state and belongs to no data. Exit 2 for a folder with content; it appears
+// complete or not at all.
+void write_saved(const SavedDictionary& saved, const std::string& folder);
 
 }  // namespace megadict

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
@@ -48,6 +49,13 @@ std::vector<Named> tensors_of(const TrainState& state) {
   add_moments("W_dec", state.w_dec, true);
   add_moments("b_enc", state.b_enc, true);
   add_moments("b_dec", state.b_dec, false);
+  const auto extra = activation_named(d.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i) {
+    const std::string name(extra[i].name);
+    all.push_back({name, own(d.extra_l[i]), true});
+    add_moments(name.c_str(), state.extra[i], true);
+    if (!state.ema_extra.empty()) all.push_back({"ema." + name, state.ema_extra[i], true});
+  }
   if (state.last_step_l.defined()) all.push_back({"last_step", state.last_step_l, true});
   if (state.ema_w_enc.defined()) {
     all.push_back({"ema.W_enc", state.ema_w_enc, true});
@@ -233,6 +241,9 @@ void read_state(const CheckpointReader& reader, TrainState& state) {
                               {"b_enc", d.b_enc_l, true},
                               {"tokens_since_fired", state.tokens_since_fired_l, true}};
   if (!d.tied()) whole.push_back({"W_dec", d.w_dec_ld, true});
+  const auto extra = activation_named(d.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    whole.push_back({std::string(extra[i].name), d.extra_l[i], true});
   for (Named& item : whole) read_tensor(reader, item, d.latents, item.tensor);
   const auto is_whole = [&](const Named& item) {
     return std::any_of(whole.begin(), whole.end(),
@@ -267,14 +278,16 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
   const std::string name = fmt::format("step_{:09}", state.step);
   const std::string target = folder.empty() ? run + "/checkpoints/" + name : folder;
   const std::string temporary = target + ".tmp";
-  if (mesh.world->rank() == 0) {
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() != 0) return;
     std::filesystem::remove_all(temporary);
     make_folders(temporary);
-  }
+  });
   mesh.world->barrier("checkpoint folder");
-  write_part(mesh, temporary, state);
+  agree(*mesh.world, [&] { write_part(mesh, temporary, state); });
   mesh.world->barrier("checkpoint parts");
-  if (mesh.world->rank() == 0) {
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() != 0) return;
     write_json(temporary + "/state.json", state_json(mesh, data, seed, state, screens));
     sync_folder(temporary);
     // First the pointer: while it names nothing, the highest step counts, so none may be higher.
@@ -288,7 +301,7 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
     }
     rename_durably(temporary, target);
     std::filesystem::remove_all(target + ".old");
-  }
+  });
   mesh.world->barrier("checkpoint committed");
 }
 
@@ -319,11 +332,25 @@ void remove_unfinished(const std::string& run) {
   }
 }
 
-void prune_checkpoints(const std::string& run, int keep) {
+int64_t milestone_of(int64_t step, double ratio) {
+  int64_t exponent = 0;
+  // Not by logarithms, which put 1000 below 10^3.
+  for (double power = ratio; power <= static_cast<double>(step); power *= ratio) ++exponent;
+  return exponent;
+}
+
+void prune_checkpoints(const std::string& run, const CheckpointConfig& config) {
   remove_unfinished(run);
   const std::vector<SavedStep> saved = saved_steps(run);
-  const size_t kept = std::min(saved.size(), static_cast<size_t>(keep));
-  for (size_t i = 0; i < saved.size() - kept; ++i) remove_checkpoint(saved[i].folder);
+  const size_t kept = std::min(saved.size(), static_cast<size_t>(config.keep));
+  // What is kept now is the first of its milestone later, too, whatever is removed.
+  const auto is_milestone = [&](size_t i) {
+    if (config.keep_ratio == 0) return false;
+    return i == 0 || milestone_of(saved[i].step, config.keep_ratio) !=
+                         milestone_of(saved[i - 1].step, config.keep_ratio);
+  };
+  for (size_t i = 0; i < saved.size() - kept; ++i)
+    if (!is_milestone(i)) remove_checkpoint(saved[i].folder);
 }
 
 void read_checkpoint(const Mesh& mesh, const std::string& folder, const RunIdentity& run,

@@ -36,9 +36,12 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
 // Removes what a crash left half written below `run`, so that it takes no disk. Rank 0 only.
 void remove_unfinished(const std::string& run);
 
-// After a checkpoint: removes all but the newest `keep`, and what a crash left unfinished. Rank 0
-// only.
-void prune_checkpoints(const std::string& run, int keep);
+// After a checkpoint: removes all but the newest `keep` and, with a keep_ratio, the first of each
+// milestone_of(); and what a crash left unfinished. Rank 0 only.
+void prune_checkpoints(const std::string& run, const CheckpointConfig& config);
+
+// The largest power of `ratio` (> 1) that is not above `step` (>= 1): its exponent.
+int64_t milestone_of(int64_t step, double ratio);
 
 // Fills everything of `state` for this rank's place in the mesh. Exit 2 (agreed) where the data
 // differ from `data`, exit 3 (agreed) where the checkpoint is not of `run`; with the difference.

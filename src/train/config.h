@@ -58,7 +58,8 @@ struct LogConfig {
 struct CheckpointConfig {
   int64_t every_steps = 0;    // 0 = only by time and at the end
   double every_minutes = 15;  // 0 = off
-  int keep = 2;
+  int keep = 2;               // the newest
+  double keep_ratio = 0;      // and the first of every such factor in steps; 0 = none
 };
 
 struct EvalConfig {

@@ -18,12 +18,6 @@ at::Tensor block_sum(const Mesh& mesh, const at::Tensor& mine, int64_t block, co
   return out;
 }
 
-void share(const Mesh& mesh, const at::Tensor& rows_ld, const TrainState& state, const char* name) {
-  at::Tensor all = with_padding(rows_ld, state.padded());
-  const at::Tensor mine = all.narrow(0, mesh.data_index * state.block, state.block);
-  mesh.data->all_gather(view_of(mine), view_of(all), name);
-}
-
 }  // namespace
 
 RowGradients sum_over_data(const Mesh& mesh, const RowGradients& mine, const TrainState& state) {
@@ -37,11 +31,19 @@ RowGradients sum_over_data(const Mesh& mesh, const RowGradients& mine, const Tra
   return own;
 }
 
+void share_rows(const Mesh& mesh, const at::Tensor& rows_ld, const TrainState& state,
+                const char* name) {
+  if (mesh.data_size() == 1) return;
+  at::Tensor all = with_padding(rows_ld, state.padded());
+  const at::Tensor mine = all.narrow(0, mesh.data_index * state.block, state.block);
+  mesh.data->all_gather(view_of(mine), view_of(all), name);
+}
+
 void share_rows(const Mesh& mesh, TrainState& state) {
   if (mesh.data_size() == 1) return;
-  share(mesh, state.dictionary.w_enc_ld, state, "rows W_enc");
-  if (!state.dictionary.tied()) share(mesh, state.dictionary.w_dec_ld, state, "rows W_dec");
-  share(mesh, state.dictionary.b_enc_l, state, "rows b_enc");
+  share_rows(mesh, state.dictionary.w_enc_ld, state, "rows W_enc");
+  if (!state.dictionary.tied()) share_rows(mesh, state.dictionary.w_dec_ld, state, "rows W_dec");
+  share_rows(mesh, state.dictionary.b_enc_l, state, "rows b_enc");
 }
 
 double gradient_norm(const Mesh& mesh, double own_square, const at::Tensor& b_dec_d) {

@@ -12,6 +12,8 @@ RowGradients sum_over_data(const Mesh& mesh, const RowGradients& mine, const Tra
 
 // Everybody's updated rows to everybody. Collective over data.
 void share_rows(const Mesh& mesh, TrainState& state);
+void share_rows(const Mesh& mesh, const at::Tensor& rows_ld, const TrainState& state,
+                const char* name);
 
 // |G| of the whole dictionary's gradient from the sum of squares of this rank's own rows, b_dec
 // counted once. Collective over world.

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "comm/agree.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
 #include "io/json_file.h"
@@ -39,7 +40,7 @@ void save(Run& run, const std::string& folder) {
   write_checkpoint(run.mesh, run.job.run.dir, folder, run.job.identity, run.job.run.seed,
                    run.state);
   if (run.mesh.world->rank() == 0 && folder.empty())
-    prune_checkpoints(run.job.run.dir, run.job.checkpoint.keep);
+    prune_checkpoints(run.job.run.dir, run.job.checkpoint);
   release_free_memory();
   if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
 }
@@ -135,6 +136,13 @@ void report_misses(const Run& run, const ScreenStats& screen) {
                    screen.given_up ? "; from here on this rank encodes in fp32" : ""));
 }
 
+MicroBatch next_rows(const Run& run, BatchStream& stream) {
+  if (!run.job.agree_on_rows || run.job.step.overlap) return stream.next();
+  MicroBatch next;
+  agree(*run.mesh.world, [&] { next = stream.next(); });
+  return next;
+}
+
 ExitCode steps(Run& run, BatchStream& stream) {
   const TrainJob& job = run.job;
   release_free_memory();
@@ -149,7 +157,7 @@ ExitCode steps(Run& run, BatchStream& stream) {
     set_watchdog_step(run.state.step);
     const bool logged = next % job.log.every_steps == 0 || next == job.step.total_steps;
     const StepResult result = train_step(
-        run.mesh, job.step, [&] { return stream.next(); }, logged, run.state, workspace);
+        run.mesh, job.step, [&] { return next_rows(run, stream); }, logged, run.state, workspace);
     if (!result.finite) diverged(run);
     if (result.screen.missed > 0) report_misses(run, result.screen);
     if (run.steps_done++ == 0) run.last_checkpoint_s = result.clock_s;

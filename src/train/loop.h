@@ -32,6 +32,9 @@ struct TrainJob {
   DataIdentity identity;
   std::string resume_from;    // a checkpoint folder; "" = a fresh start
   std::string resume_config;  // config.json of its run
+  // A row that one rank cannot read ends the run on all (exit 3, agreed), at the price of a small
+  // all-reduce a micro-batch: for who goes on afterwards. Not where messages overlap.
+  bool agree_on_rows = false;
 };
 
 // From `state` (start_state() of train/start.h) to the end. Collective over the mesh. Returns done,

@@ -14,6 +14,7 @@
 #include "base/philox.h"
 #include "eval/evaluate.h"
 #include "kernels/fixed_point.h"
+#include "model/activations.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
 #include "train/dead.h"
@@ -31,10 +32,23 @@ std::vector<LatentScalar> encoder_bias(const TrainState& state) {
   return {{state.dictionary.b_enc_l, state.b_enc, state.ema_b_enc, 0.0F}};
 }
 
-constexpr std::array<ResampleRule, 3> kRules = {{
+// And what the activation learns of each latent, as a fresh dictionary has it.
+std::vector<LatentScalar> bias_and_extra(const TrainState& state) {
+  const Dictionary& dictionary = state.dictionary;
+  std::vector<LatentScalar> all = encoder_bias(state);
+  const auto parameters = activation_named(dictionary.config.activation).parameters;
+  for (size_t i = 0; i < parameters.size(); ++i)
+    all.push_back({dictionary.extra_l[i], state.extra[i],
+                   state.ema_extra.empty() ? at::Tensor() : state.ema_extra[i],
+                   static_cast<float>(parameters[i].start(dictionary.config))});
+  return all;
+}
+
+constexpr std::array<ResampleRule, 4> kRules = {{
     {"topk", encoder_bias},
     {"relu", encoder_bias},
     {"batchtopk", encoder_bias},
+    {"jumprelu", bias_and_extra},
 }};
 
 int64_t parsed_step(std::string_view word, const std::string& text) {
@@ -173,7 +187,7 @@ std::vector<int64_t> all_dead(const Mesh& mesh, const Dictionary& dictionary,
   mine.narrow(0, 0, dead_l.size(0)).copy_(dead_l);
   at::Tensor all = at::empty({mesh.feature_size(), widest}, mine.options());
   const at::Tensor& send = mine;
-  mesh.feature->all_gather(view_of(send), view_of(all), "dead latents");
+  mesh.feature->all_gather(view_of(send), view_of(all), "who is dead");
   std::vector<int64_t> dead;
   for (int f = 0; f < mesh.feature_size(); ++f) {
     const int64_t first = shard_of(dictionary.n, mesh.feature_size(), f).begin;

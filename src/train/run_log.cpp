@@ -9,6 +9,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/activations.h"
+#include "model/matryoshka.h"
 
 namespace megadict {
 
@@ -47,6 +48,10 @@ void RunLog::begin(const TrainState& state) {
   say(fmt::format("{} {} encoder, {} decoder, n {}, d {}, k {}; mesh {} (data x feature)",
                   d.config.activation, d.config.encoder, d.config.decoder, d.n, d.d, d.config.k,
                   mesh_.name()));
+  if (const std::vector<Level> levels = levels_of(d.config, d.n); levels.size() > 1)
+    for (size_t p = 0; p < levels.size(); ++p)
+      say(fmt::format("prefix {}: {} latents, weight {:.4g}", p + 1, levels[p].latents.end,
+                      levels[p].weight));
   say(fmt::format("steps {} to {}, {} rows each, lr {:.3g}, dead after {} tokens", state.step,
                   job_.step.total_steps, job_.data_config.batch_size, job_.step.optim.lr,
                   job_.step.dead.window_tokens));
@@ -92,10 +97,14 @@ void RunLog::step(const TrainState& state, const StepResult& r, const DeadCounts
     line["screen/exact_pct"] = 100 * static_cast<double>(s.exact) / rows;
     line["screen/missed"] = s.missed;
   }
+  for (size_t p = 0; p < r.prefix_fvu.size(); ++p)
+    line[fmt::format("matryoshka/fvu_{}", p + 1)] = r.prefix_fvu[p];
   line["losses/overall_loss"] = r.loss;
   line["losses/mse_loss"] = r.mse;
   line["losses/auxiliary_reconstruction_loss"] = r.aux_loss;
   line["losses/l1_loss"] = r.l1_loss;
+  if (activation_named(state.dictionary.config.activation).has_l0)
+    line["losses/l0_loss"] = r.l0_loss;
   line["metrics/explained_variance"] = 1 - r.fvu;
   line["metrics/l0"] = r.l0;
   line["sparsity/dead_features"] = known ? ordered_json(dead) : ordered_json();

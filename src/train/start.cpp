@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "data/batch_stream.h"
 #include "data/normalization.h"
 #include "model/activations.h"
@@ -50,7 +51,9 @@ void report(const Sample& sample) {
 Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, int64_t padded,
                         TrainState& state) {
   const std::string& folder = job.model.init_from;
-  const SavedDictionary saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index);
+  SavedDictionary saved;
+  agree(*mesh.world,
+        [&] { saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index); });
   const Dictionary& from = saved.dictionary;
   const auto differs = [&](const char* what, const auto& there, const auto& here) {
     if (there != here)
@@ -66,6 +69,7 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   out.w_enc_ld.copy_(from.w_enc_ld);
   if (!out.tied()) out.w_dec_ld.copy_(from.w_dec_ld);
   out.b_enc_l.copy_(from.b_enc_l);
+  for (size_t i = 0; i < out.extra_l.size(); ++i) out.extra_l[i].copy_(from.extra_l[i]);
   out.b_dec_d.copy_(from.b_dec_d);
   double off = unit_decoder_rows(out);
   mesh.feature->all_reduce(view_of(&off, 1), ReduceOp::max, "decoder norms");
@@ -86,8 +90,10 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
 TrainState resumed_state(const Mesh& mesh, const TrainJob& job) {
   TrainState state;
   try {
-    read_checkpoint(mesh, job.resume_from, {job.resume_config, job.run.seed, job.model},
-                    job.identity, job.step.optim, job.device, state);
+    agree(*mesh.world, [&] {
+      read_checkpoint(mesh, job.resume_from, {job.resume_config, job.run.seed, job.model},
+                      job.identity, job.step.optim, job.device, state);
+    });
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_data) throw;
     throw Error(error.code(), error.what(), "--run.resume FOLDER takes another checkpoint",
@@ -103,7 +109,8 @@ TrainState start_state(const Mesh& mesh, const TrainJob& job) {
   const c10::NoGradGuard no_grad;
   if (!job.resume_from.empty()) return resumed_state(mesh, job);
   TrainState state;
-  const Sample sample = read_sample(job);
+  Sample sample;
+  agree(*mesh.world, [&] { sample = read_sample(job); });
   report(sample);
   state.normalization = sample.facts.normalization;
   state.var_total = sample.facts.var_total;

@@ -31,9 +31,11 @@ struct TrainState {
   int64_t block = 0;
   Range own;
   Moments w_enc, w_dec, b_enc, b_dec;  // w_dec undefined when tied
+  std::vector<Moments> extra;          // of Dictionary::extra_l
   at::Tensor last_step_l;  // i64, of each own row's last update; only for a lazy optimiser
   at::Tensor ema_w_enc, ema_w_dec, ema_b_enc, ema_b_dec;  // own rows; undefined without optim.ema
-  at::Tensor tokens_since_fired_l;                        // i64 [l], global tokens
+  std::vector<at::Tensor> ema_extra;
+  at::Tensor tokens_since_fired_l;  // i64 [l], global tokens
   // Of batchtopk, from an evaluation after this very step; 0 = there was none.
   double judged_threshold = 0;
   Screen::Memory screen;     // of this rank's screen, where it has one

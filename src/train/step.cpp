@@ -15,10 +15,12 @@
 #include "base/philox.h"
 #include "model/activations.h"
 #include "model/auxk.h"
+#include "model/matryoshka.h"
 #include "model/tensor_views.h"
 #include "train/dead.h"
 #include "train/exact_b_dec.h"
 #include "train/exchange.h"
+#include "train/latent_parameters.h"
 #include "train/resample.h"
 #include "train/schedule.h"
 #include "train/step_sums.h"
@@ -40,7 +42,11 @@ struct Step {
   AuxK aux = {};
   StepSums sums = {};
   StageSeconds seconds = {};
+  std::vector<Level> levels = {};
   double l1_weight = 0;  // L1 coefficient, warmed up, over var_total
+  double l0_weight = 0;  // L0 coefficient, likewise
+  Edges edges = {};
+  std::vector<at::Tensor> extra = {};  // gradients of Dictionary::extra_l, own rows
   bool one_pass = true;
   std::vector<BatchPart> parts = {};   // of an update in one pass
   std::vector<at::Tensor> g_own = {};  // of my own rows, for exact sums
@@ -52,11 +58,14 @@ void begin(Step& step) {
   const TrainState& state = step.state;
   step.one_pass = in_one_pass(step.mesh, step.config.optim, step.config.exchange);
   const ModelConfig& model = state.dictionary.config;
+  step.levels = levels_of(model, state.dictionary.n);
+  step.sums.prefix_squares.assign(step.levels.size() - 1, 0);
   step.work.fired_l.zero_();
   step.work.gradients.b_dec_d.zero_();
-  if (activation_named(model.activation).has_l1)
-    step.l1_weight =
-        model.l1_coefficient * ramp(state.step, step.config.l1_warmup_steps) / state.var_total;
+  const ActivationFn& activation = activation_named(model.activation);
+  const double risen = ramp(state.step, step.config.l1_warmup_steps) / state.var_total;
+  if (activation.has_l1) step.l1_weight = model.l1_coefficient * risen;
+  if (activation.has_l0) step.l0_weight = model.l0_coefficient * risen;
   const DeadConfig& dead = step.config.dead;
   if (dead.auxk_alpha > 0 && state.step % dead.auxk_every == 0 &&
       state.tokens >= dead.window_tokens)
@@ -111,9 +120,12 @@ struct Micro {
   Arriving raw = {};
   Rows rows = {};
   Forward fwd = {};
-  Decoding decoding = {};
-  Arriving g = {};
-  ArrivingPart part = {};
+  struct OfLevel {
+    Decoding decoding = {};
+    Arriving g = {};
+    ArrivingPart part = {};
+  };
+  std::vector<OfLevel> levels = {};
 };
 
 void start_rows(Step& step, Micro& micro) {
@@ -144,13 +156,28 @@ void encode(Step& step, Micro& micro) {
 }
 
 void decode(Step& step, Micro& micro) {
-  micro.decoding =
-      start_reconstruction(step.mesh, step.state.dictionary, micro.rows, step.sums_as(), micro.fwd);
+  const Dictionary& dictionary = step.state.dictionary;
+  for (const Level& level : step.levels)
+    micro.levels.push_back({start_reconstruction(
+        step.mesh, dictionary, micro.rows,
+        codes_of_level(micro.fwd.codes, level, dictionary.latents), step.sums_as(), micro.fwd)});
+}
+
+// Of each prefix, in place of the last one's: the reconstruction grows level by level.
+std::vector<at::Tensor> residuals(Step& step, Micro& micro) {
+  std::vector<at::Tensor> out;
+  for (Micro::OfLevel& level : micro.levels) {
+    finish_residual(step.mesh, micro.rows, level.decoding, micro.fwd);
+    out.push_back(micro.fwd.residual_sd);
+  }
+  step.seconds.decode += micro.fwd.decode_s;
+  for (size_t p = 0; p + 1 < out.size(); ++p)
+    step.sums.prefix_squares[p] += sum_of_squares(out[p]) / step.state.var_total;
+  return out;
 }
 
 void residual(Step& step, Micro& micro) {
-  finish_residual(step.mesh, micro.rows, micro.decoding, micro.fwd);
-  step.seconds.decode += micro.fwd.decode_s;
+  const std::vector<at::Tensor> of_prefix = residuals(step, micro);
   const at::Tensor& residual_sd = micro.fwd.residual_sd;
   const double square = sum_of_squares(residual_sd);
   if (!std::isfinite(square)) {
@@ -158,32 +185,54 @@ void residual(Step& step, Micro& micro) {
     name_bad_rows(micro.batch, residual_sd, step.state.step);
   }
   step.sums.square += square / step.state.var_total;
-  const at::Tensor g_own = residual_sd * (2.0 / step.state.var_total);
+  // A level's gradient is that of all prefixes it is in; b_dec is in all of them.
+  at::Tensor g_own;
+  for (size_t p = of_prefix.size(); p-- > 0;) {
+    const at::Tensor g = of_prefix[p] * (2.0 / step.state.var_total * step.levels[p].weight);
+    g_own = g_own.defined() ? g_own + g : g;
+    micro.levels[p].g = start_gather_from_owners(step.mesh, g_own, "residual gradient");
+  }
   if (step.config.deterministic)
     step.g_own.push_back(g_own);
   else
     step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
-  micro.g = start_gather_from_owners(step.mesh, g_own, "residual gradient");
 }
 
 void share(Step& step, Micro& micro) {
-  BatchPart part{.xc_bd = micro.fwd.xc_bd, .raw_bd = micro.rows.raw_bd, .l1 = step.l1_weight};
-  part.g_bd = micro.g.wait();
+  const Dictionary& dictionary = step.state.dictionary;
+  BatchPart first{.raw_bd = micro.rows.raw_bd};
+  first.g_bd = micro.levels[0].g.wait();
   if (step.aux.active()) {
     const Timer timer(step.seconds.auxk);
-    part.aux = auxk_forward(step.mesh, step.state.dictionary, micro.rows, micro.fwd, step.aux);
+    first.aux = auxk_forward(step.mesh, dictionary, micro.rows, micro.fwd, step.aux);
   }
   const Timer timer(step.seconds.update);
-  part.codes = kernels_for(part.g_bd).by_latent(micro.fwd.codes);
-  if (step.one_pass)
-    micro.part = tokens_to_owners(step.mesh, step.state, step.aux, std::move(part));
-  else
-    add_to_tensors(step, part, micro.batch.micro == 0);
+  const LatentCodes codes = kernels_for(micro.fwd.xc_bd).by_latent(micro.fwd.codes);
+  for (size_t p = 0; p < step.levels.size(); ++p) {
+    BatchPart part = p == 0 ? std::move(first) : BatchPart{.g_bd = micro.levels[p].g.wait()};
+    part.codes = codes_of_level(codes, step.levels[p], dictionary.latents);
+    part.xc_bd = micro.fwd.xc_bd;
+    part.l1 = step.l1_weight;
+    if (micro.fwd.edges.nnz() > 0)
+      add_edges(dictionary, codes_of_level(micro.fwd.edges, step.levels[p], dictionary.latents),
+                part.g_bd, step.edges);
+    if (step.one_pass)
+      micro.levels[p].part = tokens_to_owners(step.mesh, step.state, step.aux, std::move(part));
+    else
+      add_to_tensors(step, part, micro.batch.micro == 0 && p == 0);
+  }
 }
 
 void keep(Step& step, Micro& micro) {
   const Timer timer(step.seconds.update);
-  if (step.one_pass) step.parts.push_back(micro.part.wait());
+  if (!step.one_pass) return;
+  at::Tensor xc_bd;
+  for (Micro::OfLevel& level : micro.levels) {
+    step.parts.push_back(level.part.wait());
+    BatchPart& part = step.parts.back();
+    if (!part.xc_bd.defined()) part.xc_bd = xc_bd;
+    xc_bd = part.xc_bd;
+  }
 }
 
 // Each stage meets the micro-batches in their order, so sums have the same bits either way.
@@ -245,6 +294,27 @@ AuxResult finish_auxk(Step& step, int64_t batch_rows) {
   return {weight * sums[0], weight * static_cast<double>(batch_rows)};
 }
 
+// The gradients of what the activation learns of each latent. The L0 target is compared with the
+// whole batch's L0. Collective over data, with a target or exact sums over world.
+void finish_extra(Step& step, int64_t batch_rows) {
+  const ModelConfig& model = step.state.dictionary.config;
+  double l0 = 0, slope = 0;
+  if (step.l0_weight > 0 && model.l0_target > 0) {
+    int64_t codes = step.sums.l0;
+    step.mesh.world->all_reduce(view_of(&codes, 1), ReduceOp::sum, "batch l0");
+    l0 = static_cast<double>(codes) / static_cast<double>(batch_rows);
+  }
+  if (step.l0_weight > 0) slope = l0_penalty(model, step.l0_weight, l0).slope;
+  step.extra =
+      extra_gradients(step.mesh, step.state, step.edges, slope, batch_rows, step.sums_as());
+}
+
+double extra_square(const Step& step) {
+  double square = 0;
+  for (const at::Tensor& gradient : step.extra) square += sum_of_squares(gradient);
+  return square;
+}
+
 struct Updated {
   int64_t skipped = 0;
   double norm = -1;  // of the mean gradient
@@ -270,7 +340,8 @@ Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, b
   share_updates(step.mesh, step.config.optim, step.aux, step.parts, screen_of(step), step.state);
   Updated out{result.skipped};
   if (want_norm)
-    out.norm = gradient_norm(step.mesh, result.square, b_dec_d) / static_cast<double>(batch_rows);
+    out.norm = gradient_norm(step.mesh, result.square + extra_square(step), b_dec_d) /
+               static_cast<double>(batch_rows);
   return out;
 }
 
@@ -283,7 +354,7 @@ Updated by_tensors(Step& step, double aux_factor, double lr, int64_t batch_rows,
   const OptimConfig& optim = step.config.optim;
   Updated out;
   if (want_norm || optim.clip_norm > 0) {
-    double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l);
+    double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l) + extra_square(step);
     if (!state.dictionary.tied()) square += sum_of_squares(own.w_dec_ld);
     out.norm =
         gradient_norm(step.mesh, square, gradients.b_dec_d) / static_cast<double>(batch_rows);
@@ -305,6 +376,8 @@ void update_ema(double decay, TrainState& state) {
   if (!state.dictionary.tied()) state.ema_w_dec.lerp_(mine(state.dictionary.w_dec_ld), weight);
   state.ema_b_enc.lerp_(mine(state.dictionary.b_enc_l), weight);
   state.ema_b_dec.lerp_(state.dictionary.b_dec_d, weight);
+  for (size_t i = 0; i < state.ema_extra.size(); ++i)
+    state.ema_extra[i].lerp_(mine(state.dictionary.extra_l[i]), weight);
 }
 
 StepResult result_of(const Step& step, const StepSums& total, int64_t rows, double aux_loss) {
@@ -313,11 +386,19 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
   out.rows = rows;
   out.fvu = total.square / b;
   out.mse = out.fvu * step.state.var_total;
+  double reconstruction = out.fvu * step.levels.back().weight;
+  for (size_t p = 0; p < total.prefix_squares.size(); ++p) {
+    out.prefix_fvu.push_back(total.prefix_squares[p] / b);
+    reconstruction += out.prefix_fvu[p] * step.levels[p].weight;
+  }
+  if (!out.prefix_fvu.empty()) out.prefix_fvu.push_back(out.fvu);
   out.aux_loss = aux_loss;
   out.l0 = static_cast<double>(total.l0) / b;
   out.l1 = total.l1 / b;
   out.l1_loss = step.l1_weight * out.l1;
-  out.loss = out.fvu + out.aux_loss + out.l1_loss;
+  if (step.l0_weight > 0)
+    out.l0_loss = l0_penalty(step.state.dictionary.config, step.l0_weight, out.l0).loss;
+  out.loss = reconstruction + out.aux_loss + out.l1_loss + out.l0_loss;
   out.finite = total.not_finite == 0 && std::isfinite(out.loss);
   out.stop = total.terminate > 0 ? StopRequest::terminate
              : total.requeue > 0 ? StopRequest::requeue
@@ -349,6 +430,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   begin(step);
   const int64_t batch_rows = config.overlap ? overlapped(step) : one_after_the_other(step);
   const AuxResult aux = finish_auxk(step, batch_rows);
+  finish_extra(step, batch_rows);
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction) *
@@ -358,6 +440,8 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   {
     const Timer timer(step.seconds.update);
     updated = update(step, aux.factor, lr, batch_rows, want_norm);
+    updated.skipped += update_extra(mesh, step.extra,
+                                    update_args(optim, lr, state.step + 1, updated.scale), state);
   }
 
   step.sums.not_finite += static_cast<double>(updated.skipped);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "base/stop_request.h"
 #include "data/batch_stream.h"
@@ -45,6 +46,8 @@ struct StepResult {
   double mse = 0;   // sum |r|^2 / B
   double aux_loss = 0;
   double l1_loss = 0;
+  double l0_loss = 0;
+  std::vector<double> prefix_fvu = {};  // of matryoshka's prefixes, the last = fvu; else empty
   double l0 = 0;
   double l1 = 0;          // sum z |w_dec| per row, before the coefficient
   double grad_norm = -1;  // of the mean gradient; -1 where it was not asked for

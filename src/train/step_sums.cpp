@@ -29,10 +29,13 @@ double get(const float* two) {
 
 at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums& sums) {
   const int64_t d = b_dec_d.size(0);
-  at::Tensor words = at::zeros({d + kWords}, at::kFloat);
+  const auto prefixes = static_cast<int64_t>(sums.prefix_squares.size());
+  at::Tensor words = at::zeros({d + kWords + 2 * prefixes}, at::kFloat);
   words.narrow(0, 0, d).copy_(b_dec_d);
   float* w = words.mutable_data_ptr<float>() + d;
   put(w, sums.square);
+  for (int64_t p = 0; p < prefixes; ++p)
+    put(w + kWords + 2 * p, sums.prefix_squares[static_cast<size_t>(p)]);
   put(w + 2, sums.l1);
   // Exact integers while each half stays below 2^24.
   w[4] = static_cast<float>(sums.l0 / kCountUnit);
@@ -47,6 +50,8 @@ at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums
   words = on_device.to(at::kCPU);
   w = words.mutable_data_ptr<float>() + d;
   sums.square = get(w);
+  for (int64_t p = 0; p < prefixes; ++p)
+    sums.prefix_squares[static_cast<size_t>(p)] = get(w + kWords + 2 * p);
   sums.l1 = get(w + 2);
   sums.l0 = static_cast<int64_t>(w[4]) * kCountUnit + static_cast<int64_t>(w[5]);
   sums.not_finite = w[6];

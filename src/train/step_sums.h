@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "base/stop_request.h"
 #include "comm/mesh.h"
@@ -12,8 +13,9 @@
 namespace megadict {
 
 struct StepSums {
-  double square = 0;  // sum |r|^2 over my rows, by var_total
-  int64_t l0 = 0;     // codes of my rows and latents
+  double square = 0;                        // sum |r|^2 over my rows, by var_total
+  std::vector<double> prefix_squares = {};  // the same of the prefixes but the last (matryoshka.h)
+  int64_t l0 = 0;                           // codes of my rows and latents
   double l1 = 0;
   double not_finite = 0;  // things that were not finite
   double requeue = 0, terminate = 0;

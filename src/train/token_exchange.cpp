@@ -148,7 +148,7 @@ ArrivingPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const A
   BatchPart& part = out.mine_;
   out.codes_ = lists_to_owners(mesh, part.codes, list_cuts(state, part.codes.latents, {}),
                                "codes to owners");
-  out.raw_ = start_over_data(mesh, part.raw_bd, "rows to owners");
+  if (part.raw_bd.defined()) out.raw_ = start_over_data(mesh, part.raw_bd, "rows to owners");
   out.g_ = start_over_data(mesh, part.g_bd, "residual gradient to owners");
   if (part.aux) {
     const AuxForward& its = *part.aux;
@@ -167,8 +167,10 @@ BatchPart ArrivingPart::wait() {
   if (state_ == nullptr) return std::move(mine_);
   BatchPart out = std::move(mine_);
   out.codes = codes_.wait();
-  out.xc_bd = normalized(raw_.wait(), state_->normalization);
-  out.xc_bd.sub_(state_->dictionary.b_dec_d);
+  if (const at::Tensor raw = raw_.wait(); raw.defined()) {
+    out.xc_bd = normalized(raw, state_->normalization);
+    out.xc_bd.sub_(state_->dictionary.b_dec_d);
+  }
   out.g_bd = g_.wait();
   if (out.aux) out.aux = AuxForward{aux_codes_.wait(), aux_g_.wait()};
   return out;

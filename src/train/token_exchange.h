@@ -20,7 +20,9 @@ inline constexpr int64_t kRowPieceBytes = int64_t{64} << 20;
 struct BatchPart {
   LatentCodes codes = {};
   at::Tensor xc_bd = {}, g_bd = {};  // x - b_dec, and dL/d x_hat
-  at::Tensor raw_bd = {};            // x in the data's own type; only where it will be exchanged
+  // x in the data's own type; only where it will be exchanged, and once: another part of the same
+  // rows arrives without x - b_dec.
+  at::Tensor raw_bd = {};
   double l1 = 0;
   std::optional<AuxForward> aux = {};
 };

@@ -34,7 +34,8 @@ UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& au
   if (aux.active() && aux_factor > 0) {
     dead = own_dead(state, aux);
     for (const BatchPart& part : parts)
-      sources.push_back({part.aux->codes, part.xc_bd, part.aux->g_bd, aux_factor, 0, dead});
+      if (part.aux)
+        sources.push_back({part.aux->codes, part.xc_bd, part.aux->g_bd, aux_factor, 0, dead});
   }
   LatentRows rows = own_latents(state);
   rows.screen = screen;

@@ -43,6 +43,7 @@ STATES = [  # what is set in state.json, to what, what is said
     ("seed", -1, "seed is -1; allowed: an integer, 0 or more"),
     ("step", 1.5, f"step is 1.5; allowed: {COUNTS}"),
     ("step", 2**53 + 1, f"step is 9007199254740993; allowed: {COUNTS}"),
+    ("resampled_at", -1, "resampled_at is -1; allowed: an integer, 0 to "),
     ("tokens", -1, f"tokens is -1; allowed: {COUNTS}"),
     ("tokens", 1e300, f"tokens is 1e+300; allowed: {COUNTS}"),
     ("var_total", 0, "var_total is 0; allowed: a number above 0"),

@@ -69,6 +69,19 @@ def test_exported_dictionary_scores_the_same(megadict_bin, place, run):
     assert fvu[1] == pytest.approx(fvu[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("tool", ["saelens", "sparsify", "dictionary_learning", "openmoss"])
+def test_an_imported_dictionary_scores_the_same(megadict_bin, place, run, tool):
+    peer, native = f"as_{tool}", f"from_{tool}"
+    done(megadict_bin, ["export", "--run.dir", "run", "--format", tool, "--out", peer], place)
+    done(megadict_bin, ["import", "--from", peer, "--out", native], place)
+    fvu = []
+    for folder in ("run", peer, native):
+        done(megadict_bin, ["eval", "--run.dir", folder, "--data.path", "acts", "--json", "x.json"], place)
+        fvu.append(json.loads((place / "x.json").read_text())["fvu"])
+    assert fvu[1:] == pytest.approx([fvu[0], fvu[0]], rel=1e-5)
+    done(megadict_bin, ["export", "--run.dir", native, "--format", "saelens", "--out", f"again_{tool}"], place)
+
+
 def test_longer_run_resumes_with_a_notice(megadict_bin, place, run):
     args = [*TRAIN, "--run.dir", "run", "--run.resume", "auto", "--data.tokens", "70000"]
     result = call(megadict_bin, args, place)

@@ -312,6 +312,22 @@ def test_going_back_to_an_earlier_checkpoint_leaves_the_later_ones(megadict_bin,
     assert done.returncode == 0 and f"at step {stopped}\n" in done.stdout
 
 
+def test_milestones_are_kept_beside_the_newest(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    kept = {"checkpoint__every_steps": 10, "checkpoint__keep": 1, "checkpoint__keep_ratio": 2,
+            "checkpoint__every_minutes": 0}
+    # The first in each of [8, 16), [16, 32), [32, 64), ... and the newest.
+    words = train_words(data, out, **kept, data__tokens=101 * 150)
+    assert run(megadict_bin, words).returncode == 0
+    assert folder_steps(out) == [10, 20, 40, 70, 130, 150]
+    longer = train_words(data, out, **kept, data__tokens=101 * 280, run__resume="auto")
+    assert run(megadict_bin, longer).returncode == 0
+    assert folder_steps(out) == [10, 20, 40, 70, 130, 260, 280]
+    refused = run(megadict_bin, train_words(data, tmp_path / "no", checkpoint__keep_ratio=1))
+    assert refused.returncode == 2
+    assert "checkpoint.keep_ratio = 1; allowed: 0 (off), or above 1" in refused.stderr
+
+
 def test_final_counts_until_something_newer_is_saved(megadict_bin, data, tmp_path):
     out = tmp_path / "run"
     assert run(megadict_bin, train_words(data, out)).returncode == 0

@@ -4,7 +4,8 @@
 //                                  FOLDER/CASE/FORMAT.SCALE for every format that holds the case
 //   export_fixture read FOLDER OUT OUT.safetensors = the dictionary in a foreign folder
 //
-// A native file: W_enc, W_dec, b_enc, b_dec, mean, and activation, k, threshold, scale as metadata.
+// A native file: the tensors by their names (model/folding.h), mean, and activation, k, scale as
+// metadata.
 #include <fmt/format.h>
 
 #include "base/error.h"
@@ -13,44 +14,43 @@
 #include "io/safetensors.h"
 #include "model/formats.h"
 #include "model/tensor_views.h"
-#include "support/random_dictionary.h"
+#include "support/plain_dictionary.h"
 
 namespace megadict {
 namespace {
 
-void write_native(const SavedDictionary& saved, const std::string& path) {
-  const Dictionary& dictionary = saved.dictionary;
-  at::Tensor mean = at::zeros({dictionary.d}, at::kFloat);
-  if (!saved.normalization.mean.empty()) mean = at::tensor(saved.normalization.mean);
+void write_native(const PlainDictionary& plain, const std::string& path) {
+  at::Tensor mean = at::zeros({plain.d}, at::kFloat);
+  if (!plain.normalization.mean.empty()) mean = at::tensor(plain.normalization.mean);
+  std::vector<at::Tensor> kept;
   std::vector<TensorToWrite> tensors;
-  const auto add = [&](const char* name, const at::Tensor& tensor) {
-    tensors.push_back({name, tensor.sizes().vec(), view_of(tensor)});
-  };
-  add("W_enc", dictionary.w_enc_ld);
-  add("W_dec", dictionary.w_dec_ld);
-  add("b_enc", dictionary.b_enc_l);
-  add("b_dec", dictionary.b_dec_d);
-  add("mean", mean);
+  for (const auto& [name, member] : tensors_of(plain.activation))
+    kept.push_back((plain.*member).contiguous());
+  size_t next = 0;
+  for (const auto& [name, member] : tensors_of(plain.activation)) {
+    const at::Tensor& tensor = kept[next++];
+    tensors.push_back({std::string(name), tensor.sizes().vec(), view_of(tensor)});
+  }
+  tensors.push_back({"mean", mean.sizes().vec(), view_of(std::as_const(mean))});
   write_safetensors(path, tensors,
-                    {{"activation", dictionary.config.activation},
-                     {"k", fmt::format("{}", dictionary.config.k)},
-                     {"threshold", fmt::format("{}", dictionary.threshold)},
-                     {"scale", fmt::format("{}", saved.normalization.scale)},
-                     {"hook", saved.hook},
-                     {"layer", fmt::format("{}", saved.layer)}});
+                    {{"activation", plain.activation},
+                     {"k", fmt::format("{}", plain.k)},
+                     {"scale", fmt::format("{}", plain.normalization.scale)},
+                     {"hook", plain.hook},
+                     {"layer", fmt::format("{}", plain.layer)}});
 }
 
 void write_cases(const std::string& folder) {
-  for (const char* activation : {"topk", "relu", "batchtopk"})
+  for (const std::string& activation : test::plain_activations())
     for (const char* decoder : {"linear", "tied"}) {
       const std::string at = fmt::format("{}/{}_{}", folder, activation, decoder);
-      const SavedDictionary saved = test::random_dictionary(activation, decoder);
+      const PlainDictionary plain = test::random_plain(activation, decoder);
       make_folders(at);
-      write_native(saved, at + "/native.safetensors");
+      write_native(plain, at + "/native.safetensors");
       for (const Format& format : all_formats())
         for (const ExportScale scale : {ExportScale::unit, ExportScale::trained})
-          if (format.problem(saved).empty())
-            export_dictionary(saved, format, scale,
+          if (problem_of(format, plain, scale).empty())
+            export_dictionary(plain, format, scale,
                               fmt::format("{}/{}.{}", at, format.name, name_of(scale)));
     }
 }
@@ -59,7 +59,7 @@ int run(const std::vector<std::string>& words) {
   if (words.size() == 3 && words[1] == "write") {
     write_cases(words[2]);
   } else if (words.size() == 4 && words[1] == "read") {
-    write_native(load_foreign(words[2]), words[3]);
+    write_native(load_plain(words[2]), words[3]);
   } else {
     fail(ExitCode::usage, "export_fixture write FOLDER | read FOLDER OUT");
   }

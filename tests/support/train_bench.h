@@ -24,6 +24,11 @@ struct Problem {
   double l1, var_total;
   at::Tensor w_enc_nd, w_dec_nd, b_enc_n, b_dec_d;
   at::Tensor x_bd;
+  // jumprelu's; wide enough to be met.
+  at::Tensor threshold_n() const {
+    return at::arange(w_dec_nd.size(0)).remainder(7).to(at::kFloat) * 0.3 + 0.05;
+  }
+  double bandwidth = 0.4;
   // Dead: every third latent of the whole dictionary, whatever the shard.
   at::Tensor dead_n() const { return at::arange(w_dec_nd.size(0)).remainder(3).eq(0); }
 };
@@ -38,6 +43,9 @@ struct Case {
   const char* exchange = "tokens";
   const char* optimiser = "adam";
   const KernelSet* kernels = nullptr;  // for CPU tensors; nullptr = the usual
+  const char* matryoshka = "";
+  double l0_target = 0;
+  bool jumps() const { return std::string(activation) == "jumprelu"; }
   bool relu() const { return std::string(activation) == "relu"; }
   bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
@@ -84,6 +92,10 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   model.k = p.k;
   model.n_latents = n;
   model.l1_coefficient = p.l1;
+  model.matryoshka = c.matryoshka;
+  model.jumprelu_bandwidth = p.bandwidth;
+  model.l0_coefficient = 0.7;
+  model.l0_target = c.l0_target;
   Dictionary out = empty_dictionary(model, n, d, latents, padded, at::kCPU);
   const auto rows = [&](const at::Tensor& all) {
     return all.narrow(0, latents.begin, latents.size());
@@ -91,6 +103,7 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   out.w_dec_ld.copy_(rows(p.w_dec_nd));
   if (!out.tied()) out.w_enc_ld.copy_(rows(p.w_enc_nd));
   out.b_enc_l.copy_(rows(p.b_enc_n));
+  if (c.jumps()) out.extra_l[0].copy_(rows(p.threshold_n()));
   out.b_dec_d.copy_(p.b_dec_d);
   return out;
 }
@@ -149,6 +162,7 @@ struct Bench {
     const Rows rows = gather_rows(mesh, micro(whole, 0), problem.x_bd.size(1), {}, at::kCPU);
     GenericArgs args{state.var_total, c.batch,       c.relu() ? problem.l1 : 0.0,
                      c.auxk_alpha,    problem.k_aux, state.tokens_since_fired_l.ge(kWindow)};
+    if (c.jumps()) args.l0 = state.dictionary.config.l0_coefficient;
     return generic_loss(mesh, state.dictionary, rows, args);
   }
 };

@@ -1,0 +1,46 @@
+// What a sweep knows of its points: a record in each point's folder, and the table of all, printed
+// and as sweep.csv and sweep.json.
+#pragma once
+
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "app/sweep_grid.h"
+#include "base/error.h"
+
+namespace megadict {
+
+// "waiting" (nothing there), "interrupted" (a run without its end), "done", "failed".
+struct PointRecord {
+  std::string status = "waiting";
+  ExitCode code = ExitCode::done;
+  std::string error = {};                            // one line
+  double seconds = 0;                                // of the start that ended it
+  std::map<std::string, double> metrics = {};        // of final/eval.json and the last logged step
+  std::map<std::string, std::string> settings = {};  // what a resume may not change freely
+};
+
+// SWEEP/points/NAME
+std::string point_folder(const std::string& sweep, const SweepPoint& point);
+
+// What stands in the folder. Exit 3 for a record that cannot be read.
+PointRecord read_record(const std::string& folder);
+// The run's numbers and settings beside what the sweep knows of its end.
+void write_record(const std::string& folder, const SweepPoint& point, PointRecord record);
+
+// Exit 2: a finished point was another run than `point` now is.
+void refuse_other_settings(const std::string& folder, const SweepPoint& point,
+                           const PointRecord& record);
+
+// Exit 2 (agreed) for something that no table is sorted by: "fvu", "-explained_variance" (the
+// largest first), a name that the grid varies.
+void check_sort(const std::string& sort, const std::vector<SweepPoint>& points);
+
+// Reads every record; writes SWEEP/sweep.csv and sweep.json; returns the table for the terminal.
+// Rows without the metric come last.
+std::string collect_table(const std::string& sweep, const std::vector<SweepPoint>& points,
+                          const std::string& sort);
+
+}  // namespace megadict
