@@ -6,9 +6,8 @@
 #include "comm/mesh.h"
 #include "data/shard_writer.h"
 #include "io/file.h"
-#include "model/formats.h"
 #include "support/mpi_main.h"
-#include "support/random_dictionary.h"
+#include "support/plain_dictionary.h"
 #include "support/temp_folder.h"
 
 namespace megadict {
@@ -143,8 +142,8 @@ TEST(Evaluate, FoldingTheNormalisationInChangesNothing) {
       return evaluate(mesh, mine.dictionary, mine.normalization, data, {});
     };
     const MetricReport want = report(saved);
-    expect_near(report(folded(saved, ExportScale::unit)), want, 1e-5);
-    EXPECT_NEAR(report(folded(saved, ExportScale::trained))["l1"], want["l1"], 1e-4);
+    expect_near(report(test::folded_saved(saved, ExportScale::unit)), want, 1e-5);
+    EXPECT_NEAR(report(test::folded_saved(saved, ExportScale::trained))["l1"], want["l1"], 1e-4);
   });
 }
 

@@ -32,9 +32,11 @@ inline PlainDictionary random_plain(const std::string& activation, const std::st
   return out;
 }
 
-// Without normalisation, as an export with --scale unit leaves it.
-inline SavedDictionary folded_saved(const SavedDictionary& saved) {
-  return saved_of(folded(plain_of(saved), {saved.dictionary.config.activation}), "the test's");
+// Without normalisation, as an export leaves it.
+inline SavedDictionary folded_saved(const SavedDictionary& saved,
+                                    ExportScale scale = ExportScale::unit) {
+  const FoldTo same{saved.dictionary.config.activation, scale};
+  return saved_of(folded(plain_of(saved), same), "the test's");
 }
 
 inline Reconstruction reconstruct(const PlainDictionary& plain, const at::Tensor& x_bd) {
