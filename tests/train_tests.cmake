@@ -29,3 +29,5 @@ megadict_test(train_resample_test SOURCES train_resample_test.cpp ROOMS train
 
 megadict_test(train_dead_test SOURCES train_dead_test.cpp ROOMS train
   RANKS 1 2 3 4 6 TIMEOUT 300 LABELS train TORCH)
+
+megadict_test(train_checkpoint_test SOURCES train_checkpoint_test.cpp ROOMS train LABELS train TORCH)

@@ -328,6 +328,22 @@ def test_milestones_are_kept_beside_the_newest(megadict_bin, data, tmp_path):
     assert "checkpoint.keep_ratio = 1; allowed: 0 (off), or above 1" in refused.stderr
 
 
+def test_a_kept_milestone_resumes_to_the_same_bits(megadict_bin, data, tmp_path):
+    saving = {"data__tokens": 101 * 90, "checkpoint__every_steps": 10, "checkpoint__every_minutes": 0}
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert run(megadict_bin, train_words(data, whole, **saving)).returncode == 0
+    kept = {**saving, "checkpoint__keep": 1, "checkpoint__keep_ratio": 3}
+    assert run(megadict_bin, train_words(data, out, **kept)).returncode == 0
+    assert folder_steps(out) == [10, 30, 90]  # the first in each of [9, 27), [27, 81), [81, 243)
+    assert same_bits(whole / "final", out / "final")
+    # Back to the milestone: later ones go, and the run ends where it had ended.
+    back = train_words(data, out, **kept, run__resume=out / "checkpoints/step_000000030")
+    done = run(megadict_bin, back)
+    assert done.returncode == 0 and "at step 30\n" in done.stdout
+    assert folder_steps(out) == [10, 30, 90]
+    assert same_bits(whole / "final", out / "final")
+
+
 def test_final_counts_until_something_newer_is_saved(megadict_bin, data, tmp_path):
     out = tmp_path / "run"
     assert run(megadict_bin, train_words(data, out)).returncode == 0
