@@ -135,13 +135,7 @@ int run_eval(Launch& launch, const Args& args) {
   refuse_other_width(folder, saved.dictionary, held_out(own.data), data);
   MetricReport report = judge(own, mesh, folder, saved, data);
   if (!wanted.empty()) keep_only(report, wanted);
-  nlohmann::ordered_json json = metrics_json(report);
-  json["checkpoint"] = folder;
-  json["data"] = held_out(own.data);
-  json["step"] = saved.step;
-  json["tokens"] = saved.tokens;
-  json["n_latents"] = saved.dictionary.n;
-  json["d"] = saved.dictionary.d;
+  nlohmann::ordered_json json = judgement_json(report, folder, held_out(own.data), saved);
   say(metrics_text(report));
   if (truth.defined()) json.update(judge_against_truth(mesh, saved.dictionary, truth));
   if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);

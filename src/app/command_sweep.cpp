@@ -1,4 +1,5 @@
-// megadict sweep: a grid of training runs over groups of ranks, one table at the end (sweep.h).
+// megadict sweep: a grid of training runs over groups of ranks, one table at the end (sweep.h); or
+// dictionaries that are there, judged in one pass (sweep_evaluate.h).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include "app/fields.h"
 #include "app/options.h"
 #include "app/sweep.h"
+#include "app/sweep_evaluate.h"
 #include "app/sweep_grid.h"
 #include "app/sweep_table.h"
 #include "app/together.h"
@@ -154,10 +156,12 @@ void require(const std::string& value, const char* name) {
 std::string help_sweep() {
   SweepOptions own;
   return help_text(options(own)) +
-         "\n\n  --set NAME=VALUE,VALUE      one axis of the grid; may be given several times";
+         "\n\n  --set NAME=VALUE,VALUE      one axis of the grid; may be given several times\n\n" +
+         help_sweep_evaluation();
 }
 
 int run_sweep_command(Launch& launch, const Args& args) {
+  if (is_evaluation(args)) return run_sweep_evaluation(launch, args);
   SweepOptions own;
   std::vector<std::string> sets;
   own.settings.sources = read_options(options(own), plain_args(args, sets));

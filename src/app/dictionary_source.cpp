@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "app/field.h"
 #include "app/together.h"
 #include "base/error.h"
@@ -52,12 +54,24 @@ std::string held_out(const std::string& path) {
   return folder_exists(path + "/eval") ? path + "/eval" : path;
 }
 
-void refuse_other_width(const std::string& folder, const Dictionary& dictionary,
-                        const std::string& data_path, const ShardIndex& data) {
-  if (dictionary.d == data.width()) return;
+void refuse_other_width(const std::string& folder, int64_t width, const std::string& data_path,
+                        const ShardIndex& data) {
+  if (width == data.width()) return;
   fail_agreed(ExitCode::bad_data,
               fmt::format("the dictionary in {} has width {}, the rows of {} have {}",
-                          in_quotes(folder), dictionary.d, in_quotes(data_path), data.width()));
+                          in_quotes(folder), width, in_quotes(data_path), data.width()));
+}
+
+nlohmann::ordered_json judgement_json(const MetricReport& report, const std::string& folder,
+                                      const std::string& data_path, const SavedDictionary& saved) {
+  nlohmann::ordered_json json = metrics_json(report);
+  json["checkpoint"] = folder;
+  json["data"] = data_path;
+  json["step"] = saved.step;
+  json["tokens"] = saved.tokens;
+  json["n_latents"] = saved.dictionary.n;
+  json["d"] = saved.dictionary.d;
+  return json;
 }
 
 void refuse_unwritable(const std::string& path) {

@@ -1,10 +1,12 @@
 // A dictionary that a command was told to read: a run, a checkpoint, another tool's folder.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "comm/mesh.h"
 #include "data/shard_index.h"
+#include "eval/metrics.h"
 #include "model/saved.h"
 
 namespace megadict {
@@ -22,8 +24,16 @@ SavedDictionary load_shard(const std::string& folder, const std::string& weights
 std::string held_out(const std::string& path);
 
 // Exit 3 (agreed) where a dictionary is not as wide as the rows.
-void refuse_other_width(const std::string& folder, const Dictionary& dictionary,
-                        const std::string& data_path, const ShardIndex& data);
+void refuse_other_width(const std::string& folder, int64_t width, const std::string& data_path,
+                        const ShardIndex& data);
+inline void refuse_other_width(const std::string& folder, const Dictionary& dictionary,
+                               const std::string& data_path, const ShardIndex& data) {
+  refuse_other_width(folder, dictionary.d, data_path, data);
+}
+
+// A report with what was judged on what: the file of `eval --json`.
+nlohmann::ordered_json judgement_json(const MetricReport& report, const std::string& folder,
+                                      const std::string& data_path, const SavedDictionary& saved);
 
 // Exit 1 where `path` lies in no folder, or is one. Of rank 0, before any work.
 void refuse_unwritable(const std::string& path);

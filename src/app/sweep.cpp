@@ -162,6 +162,7 @@ ExitCode run_point(Sweep& sweep, int64_t index) {
   agree(sweep.group.world(), [&] {
     if (!sweep.leads()) return;
     if (record.status != "interrupted") {
+      record.settings = fixed_settings(point);
       write_record(folder, point, record);
       record = read_record(folder);
     }
@@ -244,7 +245,7 @@ ExitCode run_sweep(Launch& launch, const SweepConfig& config, const std::vector<
   rank_zero_first(launch.world(), [&] {
     for (const SweepPoint& point : points) {
       const std::string folder = point_folder(config.dir, point);
-      refuse_other_settings(folder, point, read_record(folder));
+      refuse_other_settings(folder, fixed_settings(point), read_record(folder));
     }
   });
   const int per_group = launch.facts().ranks / config.groups;

@@ -154,8 +154,16 @@ uint64_t hash_of(const std::string& text) {
   return hash;
 }
 
-// Of the folder: "model.k=16_optim.lr=0.001", without what shells and file systems dislike.
-std::string folder_name(const std::string& listed, const std::string& key) {
+std::string joined(const std::vector<GridValue>& values, size_t from) {
+  std::string text;
+  for (size_t i = from; i < values.size(); ++i)
+    text += fmt::format("{}{}={}", text.empty() ? "" : "_", values[i].name, values[i].value);
+  return text;
+}
+
+}  // namespace
+
+std::string point_name(const std::string& listed, const std::string& key) {
   const std::string whole = listed.empty() ? key : key.empty() ? listed : listed + "_" + key;
   std::string name;
   for (const char c : whole) {
@@ -166,15 +174,6 @@ std::string folder_name(const std::string& listed, const std::string& key) {
   if (name == whole && name.size() <= kLongestName) return name;
   return fmt::format("{}-{:06x}", name.substr(0, kLongestName - 7), hash_of(whole) & 0xFFFFFF);
 }
-
-std::string joined(const std::vector<GridValue>& values, size_t from) {
-  std::string text;
-  for (size_t i = from; i < values.size(); ++i)
-    text += fmt::format("{}{}={}", text.empty() ? "" : "_", values[i].name, values[i].value);
-  return text;
-}
-
-}  // namespace
 
 Grid read_grid(const std::string& path) {
   Grid grid;
@@ -220,7 +219,7 @@ std::vector<SweepPoint> points_of(const Grid& grid, const Settings& base) {
     SweepPoint point{"", wanted.values, common};
     for (GridValue& value : point.values) value.value = apply(value, point.settings);
     const size_t own = point.values.size() - grid.axes.size();  // of the listed point
-    point.name = folder_name(wanted.name, joined(point.values, own));
+    point.name = point_name(wanted.name, joined(point.values, own));
     try {
       check_config(point.settings.config);
     } catch (const Error& error) {

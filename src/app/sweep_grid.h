@@ -5,8 +5,8 @@
 //   [points]
 //   small = model.n_latents=4096 optim.lr=1e-3     ; a listed point: with every value of the axes
 //
-// and `--set model.k=16,32,64`, which replaces the file's axis of that name. A name with one value is
-// the same at all points; a value with commas of its own stands between double quotes.
+// and `--set model.k=16,32,64`, which replaces the file's axis of that name. A name with one value
+// is the same at all points; a value with commas of its own stands between double quotes.
 #pragma once
 
 #include <string>
@@ -56,5 +56,9 @@ void add_to_grid(Grid& grid, const std::string& text);
 // that is both an axis and on the command line, a value or combination that is not allowed, two
 // points alike.
 std::vector<SweepPoint> points_of(const Grid& grid, const Settings& base);
+
+// Of a folder, from what the user called it and what it stands for: "model.k=16_optim.lr=0.001",
+// without what shells and file systems dislike.
+std::string point_name(const std::string& listed, const std::string& key);
 
 }  // namespace megadict

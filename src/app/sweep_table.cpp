@@ -32,24 +32,17 @@ struct Row {
   PointRecord record;
 };
 
-std::map<std::string, std::string> fixed_settings(const SweepPoint& point) {
-  Config config = point.settings.config;
-  std::map<std::string, std::string> out;
-  for (const Field& field : fields_of(config))
-    if (field.on_resume != OnResume::free || field.name == "data.path")
-      out[field.name] = value_text(field);
-  return out;
-}
-
 void add_numbers(const nlohmann::json& from, PointRecord& record) {
   for (const auto& [name, value] : from.items())
     if (value.is_number()) record.metrics[name] = value.get<double>();
 }
 
 void read_run(const std::string& folder, PointRecord& record) {
-  const std::string eval = folder + "/final/eval.json", log = folder + "/metrics.jsonl";
+  const std::string log = folder + "/metrics.jsonl";
+  const bool is_run = file_exists(log);
+  const std::string eval = folder + (is_run ? "/final/eval.json" : "/eval.json");
   if (file_exists(eval)) add_numbers(read_json(eval), record);
-  if (!file_exists(log)) return;
+  if (!is_run) return;
   const std::vector<ordered_json> lines = read_json_lines(log);
   const auto last = std::find_if(lines.rbegin(), lines.rend(),
                                  [](const ordered_json& line) { return line.contains("fvu"); });
@@ -81,12 +74,16 @@ std::vector<std::string> varied_names(const std::vector<SweepPoint>& points) {
   return names;
 }
 
-std::vector<std::string> metric_names(const std::vector<Row>& rows) {
+std::vector<std::string> metric_names(const std::vector<Row>& rows,
+                                      const std::vector<std::string>& varied) {
   std::vector<std::string> names;
   const auto add = [&](const std::string& name) {
     const bool some = std::any_of(rows.begin(), rows.end(),
                                   [&](const Row& row) { return metric_of(row, name).has_value(); });
-    if (some && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    const auto is_in = [&](const std::vector<std::string>& list) {
+      return std::find(list.begin(), list.end(), name) != list.end();
+    };
+    if (some && !is_in(names) && !is_in(varied)) names.push_back(name);
   };
   for (const char* name : kShown) add(name);
   for (const Row& row : rows)
@@ -215,6 +212,15 @@ std::string terminal_table(const std::vector<Row>& rows, const std::vector<std::
 
 }  // namespace
 
+std::map<std::string, std::string> fixed_settings(const SweepPoint& point) {
+  Config config = point.settings.config;
+  std::map<std::string, std::string> out;
+  for (const Field& field : fields_of(config))
+    if (field.on_resume != OnResume::free || field.name == "data.path")
+      out[field.name] = value_text(field);
+  return out;
+}
+
 std::string point_folder(const std::string& sweep, const SweepPoint& point) {
   return sweep + "/points/" + point.name;
 }
@@ -252,14 +258,15 @@ void write_record(const std::string& folder, const SweepPoint& point, PointRecor
   out["error"] = record.error;
   out["seconds"] = record.seconds;
   out["metrics"] = record.metrics;
-  out["settings"] = fixed_settings(point);
+  out["settings"] = record.settings;
   write_json(folder + kRecord, out);
 }
 
-void refuse_other_settings(const std::string& folder, const SweepPoint& point,
+void refuse_other_settings(const std::string& folder,
+                           const std::map<std::string, std::string>& settings,
                            const PointRecord& record) {
   if (record.status != "done") return;
-  for (const auto& [name, now] : fixed_settings(point)) {
+  for (const auto& [name, now] : settings) {
     const auto before = record.settings.find(name);
     if (before == record.settings.end() || before->second == now) continue;
     fail(ExitCode::usage,
@@ -288,7 +295,8 @@ std::string collect_table(const std::string& sweep, const std::vector<SweepPoint
     const std::string folder = point_folder(sweep, point);
     rows.push_back({static_cast<int64_t>(rows.size()), &point, folder, read_record(folder)});
   }
-  const std::vector<std::string> varied = varied_names(points), metrics = metric_names(rows);
+  const std::vector<std::string> varied = varied_names(points),
+                                 metrics = metric_names(rows, varied);
   std::string by = sort;
   if (by.empty())
     by = std::find(metrics.begin(), metrics.end(), "fvu") != metrics.end() ? "fvu" : "train/fvu";

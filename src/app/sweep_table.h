@@ -22,16 +22,21 @@ struct PointRecord {
   std::map<std::string, std::string> settings = {};  // what a resume may not change freely
 };
 
+// Of a training run, for its record.
+std::map<std::string, std::string> fixed_settings(const SweepPoint& point);
+
 // SWEEP/points/NAME
 std::string point_folder(const std::string& sweep, const SweepPoint& point);
 
 // What stands in the folder. Exit 3 for a record that cannot be read.
 PointRecord read_record(const std::string& folder);
-// The run's numbers and settings beside what the sweep knows of its end.
+// The numbers of a run, or of an evaluation alone (eval.json), beside what the sweep knows of its
+// end.
 void write_record(const std::string& folder, const SweepPoint& point, PointRecord record);
 
-// Exit 2: a finished point was another run than `point` now is.
-void refuse_other_settings(const std::string& folder, const SweepPoint& point,
+// Exit 2: a finished point had other settings than these.
+void refuse_other_settings(const std::string& folder,
+                           const std::map<std::string, std::string>& settings,
                            const PointRecord& record);
 
 // Exit 2 (agreed) for something that no table is sorted by: "fvu", "-explained_variance" (the

@@ -40,25 +40,40 @@ at::Tensor row_counts(const Mesh& mesh, const at::Tensor& norm_l, const Codes& c
   return sum_at_owners(mesh, all, slot, "row counts");
 }
 
-// One pass over a data set.
+// One dictionary's share of a pass over a data set.
 struct Pass {
   const Mesh& mesh;
   const Dictionary& dictionary;
   const Normalization& normalization;
-  const ShardIndex& data;
   at::Tensor norm_l;  // fp64, of the decoder's rows
-  MetricSums& sums;
+  MetricSums sums;
   at::Tensor fired_l;
-  Bootstrap* bootstrap;
+  std::optional<Bootstrap> bootstrap;
   LatentStatistics* latents;
 };
 
-// Rows first_row, ... of the data set.
-void add_batch(Pass& pass, int64_t first_row, const MicroBatch& micro) {
+Pass make_pass(const Mesh& mesh, const Judged& judged, const ShardIndex& data,
+               const std::vector<float>& shift_d, const BootstrapOptions& resampling) {
+  const Dictionary& dictionary = judged.dictionary;
+  Pass pass{.mesh = mesh,
+            .dictionary = dictionary,
+            .normalization = judged.normalization,
+            .norm_l = norms_of_rows(dictionary.w_dec_ld),
+            .sums = MetricSums(dictionary.d, dictionary.n, dictionary.latents, shift_d),
+            .fired_l = at::zeros({dictionary.latents.size()},
+                                 dictionary.b_enc_l.options().dtype(at::kLong)),
+            .bootstrap = std::nullopt,
+            .latents = judged.latents};
+  if (resampling.resamples > 0)
+    pass.bootstrap.emplace(resampling, data, data.width(), pass.sums.shift());
+  return pass;
+}
+
+// Rows first_row, ... of the data set; `raw_bd` are the data row's, as stored.
+void add_batch(Pass& pass, int64_t first_row, const MicroBatch& micro, const at::Tensor& raw_bd) {
   const Mesh& mesh = pass.mesh;
   const Dictionary& dictionary = pass.dictionary;
-  const Rows rows =
-      gather_rows(mesh, micro, dictionary.d, pass.normalization, dictionary.w_enc_ld.device());
+  const Rows rows = finish_rows(mesh, micro, raw_bd, pass.normalization);
   const Codes codes = encode_rows(mesh, dictionary, rows, {}).codes;
   const int64_t owned = static_cast<int64_t>(micro.row_ids.size()), slot = micro.part.slot;
   const at::Tensor x_hat = raw_rows(decode_at_owners(mesh, codes, dictionary.w_dec_ld, dictionary.n,
@@ -77,13 +92,25 @@ void add_batch(Pass& pass, int64_t first_row, const MicroBatch& micro) {
   const auto* x = reinterpret_cast<const float*>(micro.data.data());
   const float* x_hat_bd = x_hat.const_data_ptr<float>();
   pass.sums.add_rows(x, x_hat_bd, owned, l0.data(), l1.data(), plain.data());
-  if (pass.bootstrap != nullptr && owned > 0)
+  if (pass.bootstrap && owned > 0)
     pass.bootstrap->add_rows(micro.row_ids.front(), owned, x, x_hat_bd, l0.data(), l1.data(),
                              plain.data());
   if (pass.latents != nullptr)
     pass.latents->add(codes, first_row + micro.part.row_range.begin, rows.real_rows());
   if (codes.nnz() > 0)
     pass.fired_l += at::bincount(codes.latent.to(at::kLong), {}, dictionary.latents.size());
+}
+
+MetricReport report_of(Pass& pass) {
+  const at::Tensor fired = pass.fired_l.to(at::kCPU).contiguous();
+  pass.sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});
+  const at::Tensor norm = pass.norm_l.to(at::kCPU).contiguous();
+  pass.sums.set_decoder_norms({norm.const_data_ptr<double>(), static_cast<size_t>(norm.numel())});
+  const Mesh& mesh = pass.mesh;
+  const MetricTotals totals = reduce_metrics(pass.sums, *mesh.world, *mesh.data, *mesh.feature);
+  MetricReport report = finish(totals);
+  if (pass.bootstrap) report.intervals = pass.bootstrap->intervals(*mesh.world, totals);
+  return report;
 }
 
 }  // namespace
@@ -109,6 +136,12 @@ MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, std::span<const 
 MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                       const Normalization& normalization, const ShardIndex& data,
                       const EvaluateArgs& args) {
+  const Judged judged{dictionary, normalization, args.latents};
+  return evaluate_all(mesh, {&judged, 1}, data, args).front();
+}
+
+std::vector<MetricReport> evaluate_all(const Mesh& mesh, std::span<const Judged> judged,
+                                       const ShardIndex& data, const EvaluateArgs& args) {
   const c10::NoGradGuard no_grad;
   const int64_t total = args.rows > 0 ? std::min(args.rows, data.rows()) : data.rows();
   // The same shift on every rank: the mean of the first rows.
@@ -117,20 +150,11 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
   std::iota(ids.begin(), ids.end(), 0);
   std::vector<float> first(static_cast<size_t>(head * data.width()));
   agree(*mesh.world, [&] { read_rows(data, ids, first.data()); });
-  MetricSums sums(dictionary.d, dictionary.n, dictionary.latents,
-                  mean_row(first.data(), head, data.width()));
-  std::optional<Bootstrap> bootstrap;
-  if (args.bootstrap.resamples > 0)
-    bootstrap.emplace(args.bootstrap, data, data.width(), sums.shift());
-  Pass pass{mesh,
-            dictionary,
-            normalization,
-            data,
-            norms_of_rows(dictionary.w_dec_ld),
-            sums,
-            at::zeros({dictionary.latents.size()}, dictionary.b_enc_l.options().dtype(at::kLong)),
-            bootstrap ? &*bootstrap : nullptr,
-            args.latents};
+  const std::vector<float> shift_d = mean_row(first.data(), head, data.width());
+  std::vector<Pass> passes;
+  for (const Judged& one : judged)
+    passes.push_back(make_pass(mesh, one, data, shift_d, args.bootstrap));
+  const at::Device device = judged.front().dictionary.w_enc_ld.device();
   Progress shown("eval", total, "rows");
   for (int64_t peer = 0; peer < total; peer += args.peer_batch_rows) {
     const int64_t end = std::min(total, peer + args.peer_batch_rows);
@@ -139,19 +163,15 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
       std::iota(ids.begin(), ids.end(), begin);
       MicroBatch micro;
       agree(*mesh.world, [&] { micro = read_owned(mesh, data, ids); });
-      add_batch(pass, begin, micro);
+      const at::Tensor raw_bd = start_gather_rows(mesh, micro, data.width(), device).wait();
+      for (Pass& pass : passes) add_batch(pass, begin, micro, raw_bd);
       shown.at(begin + std::ssize(ids));
     }
-    end_batch(sums, *mesh.world);
+    for (Pass& pass : passes) end_batch(pass.sums, *mesh.world);
   }
-  const at::Tensor fired = pass.fired_l.to(at::kCPU).contiguous();
-  sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});
-  const at::Tensor norm = pass.norm_l.to(at::kCPU).contiguous();
-  sums.set_decoder_norms({norm.const_data_ptr<double>(), static_cast<size_t>(norm.numel())});
-  const MetricTotals totals = reduce_metrics(sums, *mesh.world, *mesh.data, *mesh.feature);
-  MetricReport report = finish(totals);
-  if (bootstrap) report.intervals = bootstrap->intervals(*mesh.world, totals);
-  return report;
+  std::vector<MetricReport> reports;
+  for (Pass& pass : passes) reports.push_back(report_of(pass));
+  return reports;
 }
 
 std::vector<float> gather_decoder(const Mesh& mesh, const Dictionary& dictionary) {

@@ -21,7 +21,14 @@ struct EvaluateArgs {
   // many), the next so many, ..., whatever a pass or a rank holds.
   int64_t peer_batch_rows = 4096;
   BootstrapOptions bootstrap = {};
-  LatentStatistics* latents = nullptr;  // also told of all codes
+  LatentStatistics* latents = nullptr;  // also told of all codes; of evaluate() alone
+};
+
+// One of several dictionaries that are judged in one pass: this rank's shard.
+struct Judged {
+  const Dictionary& dictionary;
+  const Normalization& normalization;
+  LatentStatistics* latents = nullptr;
 };
 
 // Collective over the mesh; `dictionary` is this rank's shard. Every rank gets the report. Numbers
@@ -30,6 +37,12 @@ struct EvaluateArgs {
 MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
                       const Normalization& normalization, const ShardIndex& data,
                       const EvaluateArgs& args);
+
+// The same for several dictionaries of the data's width, which need not be alike otherwise: a batch
+// is read and sent once, then goes through one after the other. Each report has the bits that
+// evaluate() gives it.
+std::vector<MetricReport> evaluate_all(const Mesh& mesh, std::span<const Judged> judged,
+                                       const ShardIndex& data, const EvaluateArgs& args);
 
 // Global rows as a micro-batch of their own, in fp32: those that this rank owns.
 MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, std::span<const int64_t> rows);

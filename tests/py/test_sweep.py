@@ -239,6 +239,29 @@ def test_refusals_write_nothing(megadict_bin, data, tmp_path, sets, ranks, more,
     assert not out.exists()
 
 
+BAD_GRIDS = [
+    ("", "the grid varies nothing"),
+    ("[model]\nk = 2, 4\nq = 5\n", "grid.ini:3: unknown name 'model.q'"),
+    ("[model]\nk = 2, 4, 2\n", "holds a point twice: model.k=2"),
+    ("[points]\na = model.k=2\nb = model.k=2\n", "holds a point twice: b is a"),
+    ("[model]\nk = 2, four\n", "grid.ini:2): not an integer"),
+    ("[model\nk = 2, 4\n", "grid.ini"),
+    (None, "grid.ini"),
+]
+
+
+@pytest.mark.parametrize("text, reason", BAD_GRIDS, ids=[str(case[0]) for case in BAD_GRIDS])
+def test_a_bad_grid_file_is_refused(megadict_bin, data, tmp_path, text, reason):
+    out, grid = tmp_path / "sweep", tmp_path / "grid.ini"
+    if text is not None:
+        grid.write_text(text)
+    done = run(megadict_bin, ["sweep", "--grid", grid, "--sweep.dir", out, "--data.path", data])
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
 COUNTS = {"gpt2_small_lr.ini": 14, "gpt2_small_k.ini": 12, "gpt2_small_width.ini": 12}
 
 
