@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "comm/mesh.h"
 #include "data/shard_writer.h"
 #include "io/file.h"
@@ -128,6 +130,33 @@ TEST(Evaluate, NeitherMeshNorBatchShows) {
       }
     });
   }
+}
+
+// Bit for bit, intervals included, whatever kinds go through the pass together.
+TEST(Evaluate, SeveralInOnePassAreEachOnItsOwn) {
+  const TempFolder folder;
+  std::vector<SavedDictionary> whole;
+  for (const char* activation : {"topk", "relu", "batchtopk"})
+    whole.push_back(random_dictionary(activation, activation[0] == 'r' ? "tied" : "linear"));
+  whole[2].normalization = {};
+  write_rows(folder / "x", random_rows(whole[0], kRows, 11));
+  const ShardIndex data = ShardIndex::open(folder / "x");
+  const EvaluateArgs args{61, 7, 20, {.resamples = 10, .block_rows = 4}};
+  on_every_mesh([&](const Mesh& mesh) {
+    std::vector<SavedDictionary> mine;
+    for (const SavedDictionary& saved : whole) mine.push_back(shard_of_saved(saved, mesh));
+    std::vector<Judged> judged;
+    for (const SavedDictionary& saved : mine)
+      judged.push_back({saved.dictionary, saved.normalization});
+    const std::vector<MetricReport> together = evaluate_all(mesh, judged, data, args);
+    EXPECT_EQ(together.size(), mine.size());
+    for (size_t i = 0; i < together.size(); ++i) {
+      SCOPED_TRACE(mine[i].dictionary.config.activation + " on " + mesh.name());
+      const MetricReport alone =
+          evaluate(mesh, mine[i].dictionary, mine[i].normalization, data, args);
+      EXPECT_EQ(metrics_json(together[i]), metrics_json(alone));
+    }
+  });
 }
 
 // The numbers are those of the exported dictionary, whichever scale it was exported with.
