@@ -76,6 +76,8 @@ int run_export(Launch& launch, const Args& args) {
   if (launch.facts().ranks > 1)
     fail_agreed(ExitCode::usage, fmt::format("megadict export runs as one process, not as {} ranks",
                                              launch.facts().ranks));
+  if (own.calibrate_rows > 0 && own.calibrate.empty())
+    fail_agreed(ExitCode::usage, "calibrate_rows needs --calibrate SHARDS");
   const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
   const Format& format = format_named(own.format);
   const ExportScale scale = export_scale_named(own.scale);

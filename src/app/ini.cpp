@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <string_view>
 
 #include "app/field.h"
@@ -45,10 +46,27 @@ std::string section_prefix(std::string_view line, const std::string& path, int n
   return name.empty() ? "" : name + ".";
 }
 
+// Whole, but not without end: /dev/zero is no configuration.
+std::string read_text(const std::string& path) {
+  constexpr size_t kMostBytes = 1 << 20;
+  std::string text(kMostBytes + 1, '\0');
+  std::ifstream file(path);
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.good())
+    fail_agreed(ExitCode::usage,
+                fmt::format("config file {} has more than {} bytes", in_quotes(path), kMostBytes));
+  // A missing file, a folder and a failing disk all end here: reading stopped before the end.
+  if (!file.eof())
+    fail_agreed(ExitCode::usage, fmt::format("cannot read config file {}: {}", in_quotes(path),
+                                             std::strerror(errno)));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
 }  // namespace
 
 std::vector<IniEntry> read_ini(const std::string& path) {
-  std::ifstream file(path);
+  std::istringstream file(read_text(path));
   std::string text, prefix;
   std::vector<IniEntry> entries;
   std::map<std::string, int> seen;
@@ -73,10 +91,6 @@ std::vector<IniEntry> read_ini(const std::string& path) {
              fmt::format("{} was already set in line {}", in_quotes(entry.name), first->second));
     entries.push_back(std::move(entry));
   }
-  // A missing file, a folder and a failing disk all end here: getline stopped before the end.
-  if (!file.eof())
-    fail_agreed(ExitCode::usage, fmt::format("cannot read config file {}: {}", in_quotes(path),
-                                             std::strerror(errno)));
   return entries;
 }
 

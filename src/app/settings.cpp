@@ -160,11 +160,16 @@ void check_config(const Config& config) {
                     "allowed: 0 (off), or 1 or more",
                     data.max_norm_multiple));
   const double ratio = config.checkpoint.keep_ratio;
-  if (ratio != 0 && ratio <= 1)
-    refuse(fmt::format("checkpoint.keep_ratio = {:g}; allowed: 0 (off), or above 1", ratio));
+  if (ratio != 0 && ratio < 1.01)
+    refuse(fmt::format("checkpoint.keep_ratio = {:g}; allowed: 0 (off), or 1.01 and more", ratio));
   check_batch(data, {});
   const ModelConfig& model = config.model;
   const ActivationFn& activation = activation_named(model.activation);
+  if (model.l0_target != 0 &&
+      (model.l0_target < 0.01 ||
+       (model.n_latents > 0 && model.l0_target > static_cast<double>(model.n_latents))))
+    refuse(fmt::format("model.l0_target = {:g}; allowed: 0 (none), or .01 to model.n_latents",
+                       model.l0_target));
   if (model.n_latents > 0 && activation.has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));

@@ -5,9 +5,6 @@
 
 namespace megadict {
 
-Error::Error(ExitCode code, const std::string& what, std::string hint, bool agreed)
-    : std::runtime_error(what), code_(code), hint_(std::move(hint)), agreed_(agreed) {}
-
 namespace {
 
 // Paths and file contents may hold anything; a message is one line of readable length.
@@ -26,6 +23,10 @@ std::string one_line(const std::string& text) {
 }
 
 }  // namespace
+
+// As one line from the start: what() ends at a zero byte.
+Error::Error(ExitCode code, const std::string& what, std::string hint, bool agreed)
+    : std::runtime_error(one_line(what)), code_(code), hint_(std::move(hint)), agreed_(agreed) {}
 
 std::string Error::line() const {
   return one_line(hint_.empty() ? std::string(what()) : std::string(what()) + ". hint: " + hint_);

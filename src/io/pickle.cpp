@@ -183,7 +183,7 @@ class Parser {
     const PickleValue &tag = value(tuple.members[0]), &type = value(tuple.members[1]);
     const PickleValue &record = value(tuple.members[2]), &count = value(tuple.members[4]);
     if (tag.text != "storage" || type.kind != Kind::global || record.kind != Kind::text ||
-        count.kind != Kind::integer || count.integer < 0)
+        count.kind != Kind::integer || count.integer < 0 || record.text.size() > kLongestPickleName)
       refuse("no storage");
     PickleValue made;
     made.kind = Kind::storage;

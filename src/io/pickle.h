@@ -25,6 +25,9 @@ struct PickleValue {
   int64_t storage = -1, offset = 0;     // of a tensor: index of its storage, first element
 };
 
+// Names of tensors and of storages' records are copied as often as a file likes to use them.
+inline constexpr size_t kLongestPickleName = 1024;
+
 struct Pickle {
   std::vector<PickleValue> values;
   int64_t root = -1;

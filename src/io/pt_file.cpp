@@ -87,6 +87,8 @@ class Names {
     for (size_t i = 0; i + 1 < dict.members.size(); i += 2) {
       const PickleValue& key = value(dict.members[i]);
       if (key.kind != PickleValue::Kind::text) continue;
+      if (prefix.size() + key.text.size() > kLongestPickleName)
+        refuse(zip_.path(), fmt::format("a name of more than {} bytes", kLongestPickleName));
       const std::string name = prefix + key.text;
       if (seen_.size() >= kMostNames) refuse(zip_.path(), "too many names");
       if (!seen_.insert(name).second) refuse(zip_.path(), fmt::format("'{}' appears twice", name));
@@ -102,7 +104,8 @@ class Names {
     const PickleValue& item = value(index);
     if (item.kind == PickleValue::Kind::tensor) return add_tensor(name, item);
     if (item.kind == PickleValue::Kind::dict) return walk(index, name + "/", level + 1);
-    if (item.kind == PickleValue::Kind::text) texts[name] = item.text;
+    if (item.kind == PickleValue::Kind::text && item.text.size() <= kLongestPickleName)
+      texts[name] = item.text;
     if (item.kind == PickleValue::Kind::integer) texts[name] = fmt::format("{}", item.integer);
     if (item.kind == PickleValue::Kind::number) texts[name] = fmt::format("{}", item.number);
   }

@@ -12,6 +12,8 @@ namespace megadict {
 
 namespace {
 
+constexpr size_t kLongestName = 1024;
+
 struct StoredType {
   std::string_view name;
   int64_t bytes;
@@ -53,6 +55,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     key_ = name;
     if (depth_ == 1) {
       if (name.empty()) return refuse("a tensor without a name");
+      if (name.size() > kLongestName)
+        return refuse(fmt::format("a tensor's name of {} bytes", name.size()));
       return names_.insert(name).second || refuse("'" + name + "' appears twice");
     }
     return seen_fields_.insert(name).second || refuse("'" + name + "' appears twice");

@@ -70,6 +70,10 @@ std::string ForeignConfig::text_or(const std::string& key, const std::string& ot
   return value(key).get<std::string>();
 }
 
+void ForeignConfig::refuse_null(const std::string& key) const {
+  if (object_.contains(key) && object_[key].is_null()) refuse(fmt::format("'{}' is null", key));
+}
+
 ForeignConfig ForeignConfig::object_or_empty(const std::string& key) const {
   if (!has(key)) return {path_, nlohmann::json::object()};
   if (!value(key).is_object()) refuse(fmt::format("'{}' is not an object", key));

@@ -16,7 +16,7 @@
 namespace megadict {
 
 // A JSON object of settings. A value of the wrong kind is an Error (exit 3) that names file, key
-// and kind; null counts as absent.
+// and kind; null counts as absent, but for settings without which the rest means nothing.
 class ForeignConfig {
  public:
   explicit ForeignConfig(const std::string& path);
@@ -31,6 +31,7 @@ class ForeignConfig {
   double number(const std::string& key) const;
   bool flag_or(const std::string& key, bool otherwise) const;
   std::string text_or(const std::string& key, const std::string& otherwise) const;
+  void refuse_null(const std::string& key) const;
   ForeignConfig object_or_empty(const std::string& key) const;
   [[noreturn]] void refuse(const std::string& what, const std::string& hint = "") const;
 

@@ -114,6 +114,7 @@ bool is_training_form(const std::string& architecture) {
 
 // Before version 6 a topk file said "standard" and named its activation.
 Kind kind_of(const ForeignConfig& config) {
+  config.refuse_null("architecture");
   const std::string architecture = config.text_or("architecture", "standard");
   if ((architecture == "topk" || is_training_form(architecture)) && config.has("k"))
     return {architecture, k_of(config, architecture)};
@@ -124,6 +125,8 @@ Kind kind_of(const ForeignConfig& config) {
   const bool known = architecture == "standard" || architecture == "topk";
   if (known && (architecture == "topk" || activation == "topk"))
     return {"topk", config.object_or_empty("activation_fn_kwargs").size("k")};
+  if (known && activation == "relu" && config.has("k"))
+    config.refuse("'k' beside the activation 'relu'");
   if (known && activation == "relu") return {"relu", 0};
   config.refuse(known ? fmt::format("the activation '{}' has no counterpart here", activation)
                       : fmt::format("the architecture '{}' has no counterpart here", architecture),

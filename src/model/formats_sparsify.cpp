@@ -71,6 +71,7 @@ PlainDictionary read(const std::string& folder) {
       config.integer_or("num_latents", 0) != 0
           ? config.size("num_latents")
           : d * (config.has("expansion_factor") ? config.size("expansion_factor") : 32);
+  config.refuse_null("k");
   const int64_t k = config.has("k") ? config.size("k") : 32;
   if (k > n) config.refuse("'k' is above the number of latents");
   const ForeignTensors file = open_tensors(weights_path(folder));

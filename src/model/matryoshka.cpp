@@ -73,6 +73,7 @@ Range within(const Level& level, Range shard) {
 
 std::vector<Level> levels_of(const ModelConfig& config, int64_t n) {
   constexpr const char* kWeights = "model.matryoshka_weights";
+  constexpr double kLargestWeight = 1e6;
   if (config.matryoshka.empty()) {
     if (!config.matryoshka_weights.empty())
       refuse(kWeights, config.matryoshka_weights,
@@ -85,6 +86,9 @@ std::vector<Level> levels_of(const ModelConfig& config, int64_t n) {
     weights.clear();
     for (const std::string_view item : items_of(config.matryoshka_weights))
       weights.push_back(number(kWeights, config.matryoshka_weights, item));
+    if (*std::max_element(weights.begin(), weights.end()) > kLargestWeight)
+      refuse(kWeights, config.matryoshka_weights,
+             fmt::format("allowed: above 0 to {:g}", kLargestWeight));
     if (weights.size() != sizes.size())
       refuse(kWeights, config.matryoshka_weights,
              fmt::format("{} weights for {} prefixes, of which the last is the whole dictionary",

@@ -325,7 +325,7 @@ def test_milestones_are_kept_beside_the_newest(megadict_bin, data, tmp_path):
     assert folder_steps(out) == [10, 20, 40, 70, 130, 260, 280]
     refused = run(megadict_bin, train_words(data, tmp_path / "no", checkpoint__keep_ratio=1))
     assert refused.returncode == 2
-    assert "checkpoint.keep_ratio = 1; allowed: 0 (off), or above 1" in refused.stderr
+    assert "checkpoint.keep_ratio = 1; allowed: 0 (off), or 1.01 and more" in refused.stderr
 
 
 def test_final_counts_until_something_newer_is_saved(megadict_bin, data, tmp_path):
