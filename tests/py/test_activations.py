@@ -177,7 +177,7 @@ def test_an_exported_jumprelu_scores_the_same_on_every_mesh(megadict_bin, data, 
                 assert done.returncode == 0, done.stderr
             scores.append(json.loads(Path(f"{out}.json").read_text()))
             with h5py.File(f"{out}.h5") as file:
-                codes.append({name: file[name][:] for name in ("indptr", "indices", "data")})
+                codes.append({name: file[name][:] for name in ("row_ptr", "indices", "values")})
     for one, four in ((0, 1), (2, 3)):
         assert scores[one]["l0"] == scores[four]["l0"]
         assert scores[one]["fvu"] == pytest.approx(scores[four]["fvu"], rel=1e-12)
