@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/activations.h"
 #include "model/foreign_files.h"
 #include "support/plain_dictionary.h"
 #include "support/temp_folder.h"
@@ -155,13 +156,29 @@ TEST(Folding, WhoHoldsWhat) {
     }
 }
 
-// What training has no model of yet is said so.
 TEST(Folding, WhatHasNoModelIsRefused) {
   const auto line = [](const char* activation) {
     return test::error_of([&] { saved_of(random_plain(activation, "linear"), "x"); }).line();
   };
-  EXPECT_THAT(line("jumprelu"), HasSubstr("a threshold of its own for each latent"));
-  EXPECT_THAT(line("gated"), HasSubstr("'gated' has no counterpart"));
+  for (const char* activation : {"gated", "prolu"})
+    EXPECT_THAT(line(activation), HasSubstr("has no counterpart"));
+}
+
+// What training makes and what files hold are the same tensors.
+TEST(Folding, OursThereAndBack) {
+  for (const ActivationFn& activation : all_activations()) {
+    SCOPED_TRACE(activation.name);
+    const SavedDictionary ours = test::random_dictionary(std::string(activation.name), "linear");
+    const SavedDictionary back = saved_of(plain_of(ours), "x");
+    EXPECT_EQ(back.dictionary.config.activation, activation.name);
+    EXPECT_TRUE(at::equal(back.dictionary.b_enc_l, ours.dictionary.b_enc_l));
+    ASSERT_EQ(back.dictionary.extra_l.size(), activation.parameters.size());
+    for (size_t i = 0; i < activation.parameters.size(); ++i)
+      EXPECT_TRUE(at::equal(back.dictionary.extra_l[i], ours.dictionary.extra_l[i])) << i;
+    const test::TempFolder folder;
+    write_saved(ours, folder / "copy");
+    test::expect_same_function(ours, load_saved(folder / "copy", "last"), 1.0);
+  }
 }
 
 }  // namespace

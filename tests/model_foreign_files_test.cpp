@@ -133,8 +133,8 @@ TEST_P(SaelensFolder, WhatHasNoCounterpartIsRefused) {
   EXPECT_THAT(refusal(), HasSubstr("whitened"));
 }
 
-// jumprelu is read where it says what batchtopk can: one threshold for all latents.
-TEST_P(SaelensFolder, OneThresholdForAllLatentsIsRead) {
+// One threshold for all latents is batchtopk's.
+TEST_P(SaelensFolder, ThresholdsAreRead) {
   edit_config([](nlohmann::json& config) { config["architecture"] = "jumprelu"; });
   EXPECT_THAT(refusal(), HasSubstr("threshold"));
   with_tensor("threshold", at::full({40}, 0.75f));
@@ -145,8 +145,11 @@ TEST_P(SaelensFolder, OneThresholdForAllLatentsIsRead) {
   with_tensor("threshold", at::full({40}, -0.5f));  // below zero it is relu
   expected.dictionary.threshold = 0;
   expect_same_function(expected, load_foreign(path()), 1.0);
-  with_tensor("threshold", at::arange(40).to(at::kFloat));
-  EXPECT_THAT(refusal(), HasSubstr("a threshold of its own for each latent"));
+  const at::Tensor each = at::arange(-5, 35).to(at::kFloat) * 0.1;
+  with_tensor("threshold", each);
+  expected.dictionary.config.activation = "jumprelu";
+  expected.dictionary.extra_l = {each.clamp_min(0)};  // ReLU stays
+  expect_same_function(expected, load_foreign(path()), 1.0);
   with_tensor("threshold", at::full({40}, std::nanf("")));
   EXPECT_THAT(refusal(), HasSubstr("threshold"));
 }

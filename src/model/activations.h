@@ -58,6 +58,7 @@ struct ActivationFn {
   bool whole_batch;  // training selects over the batch, inference by Dictionary::threshold
   bool has_l0 = false;  // model.l0_coefficient applies
   std::span<const LatentParameter> parameters = {};
+  std::string_view bias = "b_enc";  // what b_enc is called in other tools' files
 };
 
 std::span<const ActivationFn> all_activations();

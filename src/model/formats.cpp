@@ -87,6 +87,29 @@ double unit_decoder_rows(Dictionary& dictionary) {
   return off.max().item<double>();
 }
 
+namespace {
+
+struct PerLatent {
+  at::Tensor *ours, *theirs;
+};
+
+// What both hold of each latent under the same name; in `ours` there is room for every parameter of
+// the activation.
+std::vector<PerLatent> per_latent(Dictionary& ours, PlainDictionary& theirs) {
+  const ActivationFn& activation = activation_named(ours.config.activation);
+  ours.extra_l.resize(activation.parameters.size());
+  std::vector<PerLatent> out;
+  for (const LatentTensor& tensor : latent_tensors(ours.config.activation)) {
+    if (tensor.name == activation.bias) out.push_back({&ours.b_enc_l, &(theirs.*tensor.member)});
+    for (size_t i = 0; i < activation.parameters.size(); ++i)
+      if (tensor.name == activation.parameters[i].name)
+        out.push_back({&ours.extra_l[i], &(theirs.*tensor.member)});
+  }
+  return out;
+}
+
+}  // namespace
+
 PlainDictionary plain_of(SavedDictionary saved) {
   Dictionary& from = saved.dictionary;
   PlainDictionary out;
@@ -98,7 +121,7 @@ PlainDictionary plain_of(SavedDictionary saved) {
   out.k = activation_named(out.activation).has_k ? std::min(from.config.k, from.n) : 0;
   out.w_enc_nd = std::move(from.w_enc_ld);
   out.w_dec_nd = std::move(from.w_dec_ld);
-  out.b_enc_n = std::move(from.b_enc_l);
+  for (const auto& [ours, theirs] : per_latent(from, out)) *theirs = std::move(*ours);
   out.b_dec_d = std::move(from.b_dec_d);
   if (activation_named(out.activation).whole_batch)
     out.threshold_n = at::full({out.n}, from.threshold, at::kFloat);
@@ -113,19 +136,15 @@ PlainDictionary plain_of(SavedDictionary saved) {
 
 namespace {
 
-// What a threshold for each latent is, if it is one for all.
-void simplify_threshold(PlainDictionary& plain, const std::string& path) {
+// Thresholds as this program's activations have them: never below 0, where ReLU decides anyway; one
+// for all is batchtopk's, none relu.
+void simplify_thresholds(PlainDictionary& plain) {
   constexpr double kNone = 1e-20;  // what a format that knows no zero may write
+  plain.threshold_n = plain.threshold_n.clamp_min(0);
   const double first = plain.threshold_n[0].item<double>();
-  if (!plain.threshold_n.eq(first).all().item<bool>())
-    fail(ExitCode::bad_data,
-         fmt::format("cannot read '{}': a threshold of its own for each latent has no counterpart "
-                     "here",
-                     path),
-         "jumprelu with one threshold for all, as BatchTopK leaves it, can be read");
+  const bool alike = plain.threshold_n.eq(first).all().item<bool>();
   const bool is_relu = plain.activation == "jumprelu" && first <= kNone && plain.k == 0;
-  plain.activation = is_relu ? "relu" : "batchtopk";
-  plain.threshold_n.fill_(std::max(first, 0.0));
+  plain.activation = !alike ? "jumprelu" : is_relu ? "relu" : "batchtopk";
 }
 
 }  // namespace
@@ -134,7 +153,7 @@ SavedDictionary saved_of(PlainDictionary plain, const std::string& path) {
   SavedDictionary out;
   Dictionary& to = out.dictionary;
   if (plain.threshold_n.defined()) {
-    simplify_threshold(plain, path);
+    simplify_thresholds(plain);
     if (plain.activation == "batchtopk") to.threshold = plain.threshold_n[0].item<double>();
   }
   const auto known = all_activations();
@@ -151,7 +170,7 @@ SavedDictionary saved_of(PlainDictionary plain, const std::string& path) {
   to.config.k = plain.k;
   to.w_enc_ld = std::move(plain.w_enc_nd);
   to.w_dec_ld = std::move(plain.w_dec_nd);
-  to.b_enc_l = std::move(plain.b_enc_n);
+  for (const auto& [ours, theirs] : per_latent(to, plain)) *ours = std::move(*theirs);
   to.b_dec_d = std::move(plain.b_dec_d);
   out.normalization = std::move(plain.normalization);
   out.step = plain.step;

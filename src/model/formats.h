@@ -23,8 +23,9 @@ double unit_decoder_rows(Dictionary& dictionary);
 // A dictionary of ours as files hold one; it must be whole. One with another encoder or decoder
 // comes without tensors.
 PlainDictionary plain_of(SavedDictionary saved);
-// The reverse. Exit 3, naming `path`, for what this program has no model of. jumprelu with one
-// threshold for all latents is batchtopk's inference, without a threshold relu.
+// The reverse. Exit 3, naming `path`, for what this program has no model of. batchtopk with
+// thresholds that differ is jumprelu; jumprelu with one threshold for all latents is batchtopk's
+// inference, without a threshold relu.
 SavedDictionary saved_of(PlainDictionary plain, const std::string& path);
 
 // Where an exported dictionary came from; for the metadata.

@@ -201,6 +201,9 @@ void write_saved(const SavedDictionary& saved, const std::string& folder) {
   add("W_enc", dictionary.w_enc_ld, true);
   if (!dictionary.tied()) add("W_dec", dictionary.w_dec_ld, true);
   add("b_enc", dictionary.b_enc_l, true);
+  const auto extra = activation_named(dictionary.config.activation).parameters;
+  for (size_t i = 0; i < extra.size(); ++i)
+    add(std::string(extra[i].name).c_str(), dictionary.extra_l[i], true);
   add("b_dec", dictionary.b_dec_d, false);
   const std::vector<float>& mean = saved.normalization.mean;
   if (!mean.empty()) {

@@ -1,7 +1,9 @@
 """Dictionaries with thresholds of their own (jumprelu) and nested ones (matryoshka), from the command line."""
 
 import json
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -33,11 +35,10 @@ def tensors_of(run_dir):
 
 def test_jumprelu_learns_and_arrives_at_its_l0(megadict_bin, data, tmp_path):
     out = tmp_path / "run"
-    train(megadict_bin, data, out, "jumprelu")
+    train(megadict_bin, data, out, "jumprelu", data__tokens=101 * 600)
     lines = [line for line in metrics(out) if "fvu" in line]
-    assert lines[-1]["fvu"] < 0.5 * lines[0]["fvu"]
-    assert lines[-1]["l0"] < lines[0]["l0"] / 2
-    assert lines[-1]["losses/l0_loss"] < lines[0]["losses/l0_loss"] or lines[0]["losses/l0_loss"] == 0
+    assert lines[-1]["fvu"] < 0.6 * lines[0]["fvu"]
+    assert lines[-1]["l0"] == pytest.approx(3, rel=0.25) and lines[0]["l0"] > 6
     # The held-out score is that of the formula in fp64.
     t = tensors_of(out)
     assert t["threshold"].shape == t["b_enc"].shape and len(set(t["threshold"])) > 10
@@ -117,3 +118,95 @@ def test_only_what_has_a_k_is_calibrated(megadict_bin, data, tmp_path):
     done = run(megadict_bin, words)
     assert done.returncode == 2 and "has no k" in done.stderr
     assert not (tmp_path / "sae").exists()
+
+
+@pytest.fixture(scope="module")
+def trained_jumprelu(megadict_bin, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("jumprelu") / "run"
+    train(megadict_bin, data, out, "jumprelu")
+    return out
+
+
+def codes_of_run(out, x):
+    """Native codes and reconstructions of rows, in fp64."""
+    t = tensors_of(out)
+    scale = json.loads((out / "final" / "state.json").read_text())["normalize"]["scale"]
+    v = (scale * (x - t["normalize.mean"]) - t["b_dec"]) @ t["W_enc"].T + t["b_enc"]
+    z = np.where(v > t["threshold"], v, 0)
+    return scale, z, (z @ t["W_dec"] + t["b_dec"]) / scale + t["normalize.mean"]
+
+
+@pytest.mark.parametrize("name", ["saelens", "dictionary_learning"])
+def test_an_exported_jumprelu_computes_the_same_in_its_tool(megadict_bin, data, trained_jumprelu, tmp_path, name):
+    torch = pytest.importorskip("torch")
+    sae = tmp_path / "sae"
+    done = run(megadict_bin, ["export", "--run.dir", trained_jumprelu, "--format", name, "--out", sae])
+    assert done.returncode == 0, done.stderr
+    if name == "saelens":
+        from sae_lens import SAE
+
+        theirs = SAE.load_from_disk(sae, device="cpu")
+        assert theirs.cfg.architecture() == "jumprelu"
+    else:
+        from dictionary_learning.utils import load_dictionary
+
+        theirs, _ = load_dictionary(str(sae), "cpu")
+        assert type(theirs).__name__ == "JumpReluAutoEncoder"
+    x = held_out_rows(data)
+    scale, z, x_hat = codes_of_run(trained_jumprelu, x)
+    with torch.no_grad():
+        codes = theirs.encode(torch.tensor(x, dtype=torch.float32))
+        decoded = theirs.decode(codes).numpy()
+    assert 0 < (z > 0).sum() < z.size / 4
+    assert ((codes.numpy() > 0) != (z > 0)).sum() <= 2  # at a threshold fp32 may decide otherwise
+    same = ((codes.numpy() > 0) == (z > 0)).all(1)
+    assert np.abs(codes.numpy() * scale - z)[same].max() < 1e-4 * z.max()
+    assert np.abs(decoded - x_hat)[same].max() < 1e-4 * np.abs(x_hat).max()
+
+
+def test_an_exported_jumprelu_scores_the_same_on_every_mesh(megadict_bin, data, trained_jumprelu, tmp_path):
+    sae = tmp_path / "sae"
+    done = run(megadict_bin, ["export", "--run.dir", trained_jumprelu, "--format", "saelens", "--out", sae])
+    assert done.returncode == 0, done.stderr
+    scores, codes = [], []
+    for folder in (trained_jumprelu, sae):
+        for ranks in (1, 4):
+            out = tmp_path / f"{folder.name}_{ranks}"
+            for words in (["eval", "--json", f"{out}.json"], ["encode", "--out", f"{out}.h5"]):
+                done = run(megadict_bin, [*words, "--run.dir", folder, "--data.path", data], ranks=ranks)
+                assert done.returncode == 0, done.stderr
+            scores.append(json.loads(Path(f"{out}.json").read_text()))
+            with h5py.File(f"{out}.h5") as file:
+                codes.append({name: file[name][:] for name in ("row_ptr", "indices", "values")})
+    for one, four in ((0, 1), (2, 3)):
+        assert scores[one]["l0"] == scores[four]["l0"]
+        assert scores[one]["fvu"] == pytest.approx(scores[four]["fvu"], rel=1e-12)
+        assert all((codes[one][name] == codes[four][name]).all() for name in codes[one])
+    assert scores[2]["l0"] == pytest.approx(scores[0]["l0"], rel=1e-3)
+    assert scores[2]["fvu"] == pytest.approx(scores[0]["fvu"], rel=1e-4)
+
+
+def test_a_jumprelu_of_another_tool_becomes_a_checkpoint(megadict_bin, data, trained_jumprelu, tmp_path):
+    sae, back = tmp_path / "sae", tmp_path / "back"
+    for words in (["export", "--run.dir", trained_jumprelu, "--format", "saelens", "--out", sae],
+                  ["import", "--from", sae, "--out", back]):
+        done = run(megadict_bin, words)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = load_file(next(back.glob("part_*.safetensors"))), load_file(sae / "sae_weights.safetensors")
+    assert (ours["threshold"] == theirs["threshold"]).all()
+    assert json.loads((back / "state.json").read_text())["model"]["activation"] == "jumprelu"
+
+
+def test_a_matryoshka_is_exported_as_what_it_computes(megadict_bin, data, tmp_path):
+    """Prefixes are training's alone: SAELens gets a jumprelu with one threshold."""
+    out, sae = tmp_path / "run", tmp_path / "sae"
+    train(megadict_bin, data, out, "matryoshka")
+    done = run(megadict_bin, ["export", "--run.dir", out, "--format", "saelens", "--out", sae])
+    assert done.returncode == 0, done.stderr
+    from sae_lens import SAE
+
+    theirs = SAE.load_from_disk(sae, device="cpu")
+    assert theirs.cfg.architecture() == "jumprelu" and len(set(theirs.threshold.tolist())) == 1
+    done = run(megadict_bin, ["eval", "--run.dir", sae, "--data.path", data, "--json", tmp_path / "eval.json"])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "eval.json").read_text())["fvu"] == pytest.approx(held_out_fvu(out), rel=1e-3)

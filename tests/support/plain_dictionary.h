@@ -15,13 +15,12 @@ inline const std::vector<std::string>& plain_activations() {
 
 inline PlainDictionary random_plain(const std::string& activation, const std::string& decoder,
                                     int64_t n = 40, int64_t d = 12) {
-  const bool trained = activation == "topk" || activation == "relu" || activation == "batchtopk";
+  const bool trained = activation != "gated" && activation != "prolu";
   PlainDictionary out = plain_of(random_dictionary(trained ? activation : "relu", decoder, n, d));
   out.activation = activation;
   const auto numbers = [&](double mean, double spread, uint64_t draw) {
     return (mean + spread * random_tensor({n}, draw)).to(at::kFloat);
   };
-  if (activation == "jumprelu") out.threshold_n = numbers(0.8, 0.5, 11).clamp_min(0.01f);
   if (activation == "prolu") out.b_enc_n = numbers(-0.7, 0.5, 12);
   if (activation == "gated") {
     out.b_enc_n = at::Tensor();
