@@ -58,7 +58,7 @@ TEST(Fields, DefaultsAreAllowed) {
   for (const Field& field : fields_of(config)) EXPECT_NO_THROW(check_field(field, "default"));
 }
 
-// The classes of DESIGN section 8, "Resume".
+// What a resume refuses, notes, and lets pass.
 TEST(Fields, ResumeClasses) {
   const std::map<std::string, OnResume> by_section = {
       {"model", OnResume::fixed}, {"dead", OnResume::notice}, {"optim", OnResume::notice},

@@ -62,7 +62,7 @@ TEST(Transfers, HalvePrecisionShardsHalveX) {
   EXPECT_EQ(bytes_of(transfers(in, 2, 2), "rows"), 512);
 }
 
-// B_l = 65536, d = 768, k = 32, F = 8 (performance.md 5.1): x of 2 bytes, all else 4.
+// B_l = 65536, d = 768, k = 32, F = 8: x of 2 bytes, all else 4.
 TEST(Transfers, MatchTheLargeExample) {
   PlanInput in;
   in.width = 768;
@@ -193,7 +193,7 @@ TEST(Memory, TheFeatureAxisThatFits) {
   EXPECT_EQ(feature_axis_that_fits(in, 1), 0);
 }
 
-// A million latents of width 768: the table of performance.md 2.5 (2nd parameters).
+// A million latents of width 768: a table worked out by hand.
 TEST(Memory, MatchesTheTableOfSizes) {
   PlanInput in;
   in.width = 768;

@@ -156,7 +156,7 @@ at::Tensor best_by_shard(const at::Tensor& v, int64_t k, int shards) {
 class PlantedTopk : public testing::TestWithParam<Planted> {};
 
 // Selection by brute force, and every byte of the repair round: 4 (k - c) (F - 1) for a truncated
-// row of one's own, 8 for a foreign one (performance.md 5.2), nothing where no row is truncated.
+// row of one's own, 8 for a foreign one, nothing where no row is truncated.
 TEST_P(PlantedTopk, EqualsBruteForceAndMovesTheFormulasBytes) {
   const Planted& p = GetParam();
   for (int data = 1; data <= test_world().size(); ++data) {

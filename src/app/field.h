@@ -12,7 +12,7 @@
 
 namespace megadict {
 
-// What happens when a run is resumed with another value (DESIGN section 8, "Resume").
+// What happens when a run is resumed with another value.
 enum class OnResume {
   fixed,   // refused
   notice,  // allowed, printed as a notice

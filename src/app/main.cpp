@@ -4,8 +4,6 @@
 
 #include <csignal>
 #include <exception>
-#include <filesystem>
-#include <new>
 #include <string_view>
 
 #include "app/build_facts.h"
@@ -37,23 +35,6 @@ int run(int argc, char** argv) {
   return code;
 }
 
-Error out_of_memory() {
-  return Error(ExitCode::error, "out of memory", "megadict plan shows what a run needs");
-}
-
-// Library messages may run over many lines (LibTorch appends a backtrace); the first one says it.
-std::string first_line(const std::string& text) {
-  return text.substr(0, text.find('\n'));
-}
-
-// LibTorch's allocator has an exception of its own.
-Error unexpected(const std::string& what) {
-  if (what.find("DefaultCPUAllocator") == std::string::npos &&
-      what.find("CUDA out of memory") == std::string::npos)
-    return Error(ExitCode::error, "unexpected: " + what);
-  return out_of_memory();
-}
-
 }  // namespace
 
 }  // namespace megadict
@@ -64,14 +45,7 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a write beyond `ulimit -f` fails instead, and gets its line
   try {
     return run(argc, argv);
-  } catch (const Error& error) {
-    abort_with(error);
-  } catch (const std::bad_alloc&) {
-    abort_with(out_of_memory());
-  } catch (const std::filesystem::filesystem_error& error) {
-    abort_with(Error(ExitCode::error, fmt::format("cannot use '{}': {}", error.path1().string(),
-                                                  error.code().message())));
   } catch (const std::exception& error) {
-    abort_with(unexpected(first_line(error.what())));
+    abort_with(error_of(error));
   }
 }

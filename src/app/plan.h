@@ -1,6 +1,7 @@
 // Memory, bytes on the wire and disk of a run on a mesh, by formula: pure functions, no data and
-// no ranks needed. Formulas: DESIGN section 8 ("Payloads", "Sizes that do not divide") with fp32
-// payloads, data axis by options B and D of performance.md 5.4.
+// no ranks needed. Formulas: payloads in fp32 (rows of data in their own
+// type), sizes that do not divide as shard_of() splits them; the data axis by gradients or by
+// tokens.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +54,7 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
 // Bytes that one rank receives from others in one optimiser step, all its micro-batches together;
 // logged steps add two small all-reduces. `name` is the collective's, as Communicator counts it.
 struct Transfer {
-  const char* step;  // row of the step table, performance.md 5.1; "aux" = AuxK
+  const char* step;  // row of "the path of a batch" (src/README.md); "aux" = AuxK
   const char* name;
   const char* axis;  // "feature", "data", "world"
   int64_t bytes = 0;
@@ -66,7 +67,7 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
 // Those of one resampling of dead latents, besides what it reads from disk.
 std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int feature_size);
 int64_t total_bytes(const std::vector<Transfer>& transfers, const std::string& axis = "");
-// "gradients" or "tokens", whichever moves fewer bytes over the data axis (performance.md 5.4).
+// "gradients" or "tokens", whichever moves fewer bytes over the data axis.
 const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size);
 // With what a run on that mesh would exchange.
 PlanInput on_mesh(PlanInput in, const MeshConfig& mesh);

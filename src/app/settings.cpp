@@ -165,14 +165,14 @@ void check_config(const Config& config) {
   check_batch(data, {});
   const ModelConfig& model = config.model;
   const ActivationFn& activation = activation_named(model.activation);
+  if (model.n_latents > 0 && activation.has_k && model.k > model.n_latents)
+    refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
+                       model.n_latents, model.n_latents));
   if (model.l0_target != 0 &&
       (model.l0_target < 0.01 ||
        (model.n_latents > 0 && model.l0_target > static_cast<double>(model.n_latents))))
     refuse(fmt::format("model.l0_target = {:g}; allowed: 0 (none), or .01 to model.n_latents",
                        model.l0_target));
-  if (model.n_latents > 0 && activation.has_k && model.k > model.n_latents)
-    refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
-                       model.n_latents, model.n_latents));
   if (activation.whole_batch && data.micro_batch_size > 0 &&
       data.micro_batch_size < data.batch_size)
     refuse(fmt::format("data.micro_batch_size = {} with model.activation = {}, which selects over "

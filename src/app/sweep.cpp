@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <new>
+#include <exception>
 
 #include "app/sweep_table.h"
 #include "app/together.h"
@@ -144,10 +144,8 @@ PointRecord train_point(Sweep& sweep, const SweepPoint& point, const std::string
     const ExitCode code =
         train_dictionary(sweep.group, settings, sweep.args, sweep.group.facts().ranks > 1);
     return {.status = code == ExitCode::done ? "done" : "interrupted", .code = code};
-  } catch (const Error& error) {
-    return failure(sweep, error);
-  } catch (const std::bad_alloc&) {
-    return failure(sweep, Error(ExitCode::error, "out of memory"));
+  } catch (const std::exception& error) {
+    return failure(sweep, error_of(error));
   }
 }
 
@@ -155,6 +153,10 @@ ExitCode run_point(Sweep& sweep, int64_t index) {
   const SweepPoint& point = sweep.points[static_cast<size_t>(index)];
   const std::string folder = point_folder(sweep.config.dir, point);
   if (sweep.leads()) tell(fmt::format("point {} begins: {}", index, folder));
+  // The record of an earlier try: a point that is stopped has none, and goes on.
+  agree(sweep.group.world(), [&] {
+    if (sweep.leads()) forget_record(folder);
+  });
   const double begin_s = seconds_now();
   PointRecord record = train_point(sweep, point, folder);
   set_watchdog_step(-1);

@@ -233,20 +233,29 @@ PointRecord read_record(const std::string& folder) {
     if (begun) record.status = "interrupted";
     return record;
   }
+  const auto refuse = [&](const std::string& why) {
+    fail(ExitCode::bad_data, fmt::format("'{}' is no record of a sweep's point: {}", path, why),
+         "remove it: the point is done again from its newest checkpoint");
+  };
   const nlohmann::json json = read_json(path);
   try {
     record.status = json.at("status").get<std::string>();
+    if (record.status != "done" && record.status != "failed") refuse("no status of a point's end");
+    if (!json.at("code").is_number_unsigned() || json.at("code") > 255) refuse("no exit code");
+    if (!json.at("metrics").is_object()) refuse("no metrics");
     record.code = static_cast<ExitCode>(json.at("code").get<int>());
     record.error = json.at("error").get<std::string>();
     record.seconds = json.at("seconds").get<double>();
     add_numbers(json.at("metrics"), record);
     record.settings = json.at("settings").get<std::map<std::string, std::string>>();
   } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::bad_data,
-         fmt::format("'{}' is no record of a sweep's point: {}", path, error.what()),
-         "remove it: the point is done again from its newest checkpoint");
+    refuse(error.what());
   }
   return record;
+}
+
+void forget_record(const std::string& folder) {
+  remove_file(folder + kRecord);
 }
 
 void write_record(const std::string& folder, const SweepPoint& point, PointRecord record) {

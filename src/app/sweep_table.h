@@ -32,6 +32,8 @@ std::string point_folder(const std::string& sweep, const SweepPoint& point);
 PointRecord read_record(const std::string& folder);
 // The numbers of a run, or of an evaluation alone (eval.json), beside what the sweep knows of its
 // end.
+// So that a point begun again has none until it ends.
+void forget_record(const std::string& folder);
 void write_record(const std::string& folder, const SweepPoint& point, PointRecord record);
 
 // Exit 2: a finished point had other settings than these.

@@ -1,6 +1,8 @@
 #include "base/error.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <new>
 #include <numeric>
 
 namespace megadict {
@@ -30,6 +32,20 @@ Error::Error(ExitCode code, const std::string& what, std::string hint, bool agre
 
 std::string Error::line() const {
   return one_line(hint_.empty() ? std::string(what()) : std::string(what()) + ". hint: " + hint_);
+}
+
+Error error_of(const std::exception& thrown) {
+  if (const auto* error = dynamic_cast<const Error*>(&thrown)) return *error;
+  if (const auto* error = dynamic_cast<const std::filesystem::filesystem_error*>(&thrown))
+    return Error(ExitCode::error,
+                 "cannot use '" + error->path1().string() + "': " + error->code().message());
+  const std::string what = thrown.what();
+  // LibTorch's allocators have exceptions of their own, of many lines; the first one says it.
+  if (dynamic_cast<const std::bad_alloc*>(&thrown) != nullptr ||
+      what.find("DefaultCPUAllocator") != std::string::npos ||
+      what.find("CUDA out of memory") != std::string::npos)
+    return Error(ExitCode::error, "out of memory", "megadict plan shows what a run needs");
+  return Error(ExitCode::error, "unexpected: " + what.substr(0, what.find('\n')));
 }
 
 void fail(ExitCode code, const std::string& what, const std::string& hint) {

@@ -1,7 +1,8 @@
 // Errors and exit codes. Every failure of the program is an Error: one line that says what, where
-// and what is allowed, a hint, and the exit code of DESIGN section 6. main() prints it once.
+// and what is allowed, a hint, and the exit code. main() prints it once.
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -40,6 +41,9 @@ class Error : public std::runtime_error {
 [[noreturn]] void fail(ExitCode code, const std::string& what, const std::string& hint = "");
 // For errors that every rank meets alike (same flags, same small files).
 [[noreturn]] void fail_agreed(ExitCode code, const std::string& what, const std::string& hint = "");
+
+// Any other exception as one of these, with exit 1; an Error stays as it is.
+Error error_of(const std::exception& thrown);
 
 // The candidate with the smallest edit distance to `name`, or "" when none is near (distance
 // above a third of the length of `name`, at least 2).

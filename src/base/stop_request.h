@@ -8,7 +8,7 @@ enum class StopRequest : int { none = 0, requeue = 1 /* USR1 */, terminate = 2 /
 
 void install_stop_handlers();
 StopRequest stop_requested();  // TERM outranks USR1
-// After the last commit: TERM no longer interrupts leaving together (cluster.md section 2).
+// After the last commit: TERM no longer interrupts leaving together.
 void ignore_stop_signals();
 
 }  // namespace megadict

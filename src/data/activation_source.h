@@ -1,4 +1,4 @@
-// Activation files from elsewhere, as rows: .npy, safetensors, HDF5 (formats.md section 3).
+// Activation files from elsewhere, as rows: .npy, safetensors, HDF5.
 #pragma once
 
 #include <cstdint>

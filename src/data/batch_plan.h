@@ -1,5 +1,5 @@
 // The batch plan: which global rows make up micro-batch m of step t. A pure function of
-// (data set, seed, t, m), the same for every mesh (DESIGN section 8, "Batch plan"):
+// (data set, seed, t, m), the same for every mesh:
 // epoch e permutes the chunks by Philox(seed, chunk_order, e); a window is `shuffle_buffer` rows of
 // consecutive permuted chunks, its rows ordered by Philox(seed, row_order, e, global row); the
 // windows of an epoch, one after the other, are cut into batches and these into micro-batches;

@@ -13,7 +13,7 @@ struct DataConfig {
   int64_t batch_size = 4096;        // rows of the global batch
   int64_t micro_batch_size = 0;     // rows of the global micro-batch; 0 = batch_size
   double scale = 1.0;               // every row is multiplied by this first
-  std::string normalize = "none";   // none | unit_rms | sqrt_d (formats.md 1.1)
+  std::string normalize = "none";   // none | unit_rms | sqrt_d
   bool center = false;              // subtract the sample mean
   double max_norm_multiple = 0;     // drop rows above this multiple of the median norm; 0 = off
   int64_t tokens = 0;               // training tokens; 0 = one pass

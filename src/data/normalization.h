@@ -1,5 +1,5 @@
 // How a raw row becomes the row the dictionary sees: y = scale * (x - mean). One place normalises,
-// the statistics travel with every checkpoint, and exports fold them in (formats.md 2.1).
+// the statistics travel with every checkpoint, and exports fold them in.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct Normalization {
 // What is measured once, on the plan's sample, before step 0.
 struct SampleStatistics {
   Normalization normalization;
-  double var_total = 0;  // mean over rows of |y - mean y|^2, the unit of the loss (DESIGN 4)
+  double var_total = 0;  // mean over rows of |y - mean y|^2, the unit of the loss
   double mean_norm = 0;  // of raw rows
   double gamma = 0;      // |mean x| / sqrt(mean |x - mean x|^2); much above 1 asks for data.center
 };

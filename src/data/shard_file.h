@@ -1,4 +1,4 @@
-// One activation shard, opened for reading (DESIGN section 6). The file:
+// One activation shard, opened for reading. The file:
 //
 //   activations [rows, d]   float32, float16, or uint16 with the attribute dtype = "bfloat16";
 //                           chunks of whole rows, 0.25-1 MiB, filter Fletcher-32 and no other

@@ -1,4 +1,4 @@
-// A data set: one or more activation shards (DESIGN section 6) with a global row index, in the
+// A data set: one or more activation shards with a global row index, in the
 // order of their sorted names.
 #pragma once
 

@@ -15,7 +15,7 @@ namespace megadict {
 std::vector<int64_t> best_assignment(const double* similarity, int64_t rows, int64_t cols);
 
 // Takes the largest entry left (ties: the lowest row, then the lowest column), deletes its row and
-// column, and so on (seeds.md D2). O(m log m) for m entries.
+// column, and so on. O(m log m) for m entries.
 std::vector<int64_t> greedy_assignment(const double* similarity, int64_t rows, int64_t cols);
 
 }  // namespace megadict

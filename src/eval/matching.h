@@ -13,7 +13,7 @@
 namespace megadict {
 
 // Of two rows, in absolute value. pearson: means over the entries removed; 0 where a row's variance
-// is below 1e-12 or not finite (seeds.md D1). cosine: 0 where a row is zero or not finite.
+// is below 1e-12 or not finite. cosine: 0 where a row is zero or not finite.
 enum class Similarity { pearson, cosine };
 
 // automatic: assignment while neither side has more than kAssignmentLimit rows, greedy above.

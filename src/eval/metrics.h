@@ -1,4 +1,4 @@
-// Every number about a reconstruction that needs no language model (formats.md 1.3), from sums in
+// Every number about a reconstruction that needs no language model, from sums in
 // fp64 that are added over rows, batches and ranks and divided once. No ratio is averaged over
 // batches or ranks, so batch size, row order and mesh do not show in the results.
 //

@@ -1,4 +1,4 @@
-// The metrics by name (formats.md 1.3), and how a report is printed.
+// The metrics by name, and how a report is printed.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// NumPy's .npy files, versions 1 to 3 (formats.md section 3). Refused (exit 3, with the reason):
+// NumPy's .npy files, versions 1 to 3. Refused (exit 3, with the reason):
 // Fortran order, big-endian numbers, Python objects, truncated files.
 #pragma once
 

@@ -1,4 +1,4 @@
-// NumPy's .npz archives: .npy files in an uncompressed zip (formats.md 2.7).
+// NumPy's .npz archives: .npy files in an uncompressed zip.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
 // Tensors in PyTorch's files (.pt, as torch.save writes them since version 1.6): a zip archive with
-// a pickle and one record per storage (formats.md 2.8). Files from elsewhere are hostile: the
+// a pickle and one record per storage. Files from elsewhere are hostile: the
 // pickle is read by a parser that knows tensors, numbers and texts and executes nothing.
 #pragma once
 

@@ -1,5 +1,5 @@
 // safetensors files: u64 little-endian header length, a JSON header, then the tensors' bytes
-// without holes (formats.md 2.8). Files from elsewhere are treated as hostile: nothing is allocated
+// without holes. Files from elsewhere are treated as hostile: nothing is allocated
 // before the file's size allows it, every offset is checked.
 #pragma once
 

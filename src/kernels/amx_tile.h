@@ -3,8 +3,8 @@
 //
 // 32 latents by 32 rows of x at a time in 2 x 2 tiles over the whole depth. Latents are the left
 // operand, plain rows; x is the right one, which wants four bytes of one row beside each other: as
-// RowBlock::x has them. It comes from further away and is loaded past the nearest cache
-// (performance.md 3.1). The sums of 32 latents are filtered while the next ones are multiplied.
+// RowBlock::x has them. It comes from further away and is loaded past the nearest cache.
+// The sums of 32 latents are filtered while the next ones are multiplied.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // Encoding on the CPU: tiles of x W_enc^T that never leave the registers but for what passes a
-// row's threshold (performance.md 2.1), so that no b x l tensor exists.
+// row's threshold, so that no b x l tensor exists.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 

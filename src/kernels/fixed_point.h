@@ -1,4 +1,4 @@
-// Sums whose bits do not depend on their order (DESIGN section 8, "Deterministic mode"): every term
+// Sums whose bits do not depend on their order: every term
 // is rounded to a 64-bit integer in units of a power of two, and integers add exactly.
 #pragma once
 

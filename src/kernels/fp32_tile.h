@@ -1,7 +1,7 @@
 // The product inside the exact encode: 64 rows of x against encoder rows, with a filter that keeps
 // values above each row's threshold. Every pre-activation is one chain of fused multiply-adds over
-// d ascending, then + bias: the same bits in every version, tile, batch, thread and shard (DESIGN
-// 8, deterministic mode). A closed list of versions; tests compare each that runs here.
+// d ascending, then + bias: the same bits in every version, tile, batch, thread and shard (what
+// deterministic mode rests on). A closed list of versions; tests compare each that runs here.
 #pragma once
 
 #include <cstdint>

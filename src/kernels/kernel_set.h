@@ -98,7 +98,7 @@ struct KernelSet {
   // without gradient since the row's last update, -1 = leave it alone.
   int64_t (*update_rows)(Parameter&, const at::Tensor& g, const at::Tensor& skipped_l,
                          const UpdateArgs&);
-  // Gradients and update in one pass over the latents, no gradient tensor (performance.md 2.1, S5).
+  // Gradients and update in one pass over the latents, no gradient tensor.
   // The same step as row_gradients() of every source and update_rows(). `update.unit_rows` is for
   // w_dec alone.
   RowPassResult (*row_pass)(std::span<const GradientSource>, LatentRows&, const UpdateArgs& update);

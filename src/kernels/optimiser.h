@@ -4,7 +4,7 @@
 // adam        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w -= lr m^ / (sqrt(v^) + eps)
 // adam_b1_0   the same with b1 = 0, no m. A step without gradient moves nothing and only decays v,
 //             so a row is not touched until its next gradient: v <- b2^skipped v then. Equal to
-//             dense Adam(0, b2) up to rounding (performance.md section 1, fact 6).
+//             dense Adam(0, b2) up to rounding.
 // sign_sgd    w -= lr sign(g); no state.
 #pragma once
 

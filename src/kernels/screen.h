@@ -1,6 +1,5 @@
 // Screened encoding: a product in few bits (screen_product.h) finds the latents that can be among a
-// row's best k, fp32 decides among them and gives the values (performance.md 3 and 3.1; DESIGN
-// section 8).
+// row's best k, fp32 decides among them and gives the values.
 //
 // A latent's optimistic value is its pre-activation by that product plus `window` standard
 // deviations of what rounding can hide. A row's candidates are evaluated in fp32 until the k-th

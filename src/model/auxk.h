@@ -1,4 +1,4 @@
-// AuxK (Gao et al. 2024, section 2.4; formats.md 1.1): dead latents learn to explain the residual.
+// AuxK (Gao et al. 2024, section 2.4): dead latents learn to explain the residual.
 // With e = x - x_hat detached and e_hat = the top k_aux pre-activations among the dead latents,
 // after ReLU, times their decoder rows (no b_dec), the loss gets
 //   alpha * sum |e - e_hat|^2 / sum |e|^2 * min(n_dead / k_aux, 1),

@@ -1,4 +1,4 @@
-// Exact BatchTopK over the mesh (Bussmann et al. 2024; performance.md 5.3): of all pre-activations
+// Exact BatchTopK over the mesh (Bussmann et al. 2024): of all pre-activations
 // of the step's global batch, B rows times n latents, the B k best by (value descending, position
 // of the row in the batch ascending, latent ascending), then ReLU. The same codes on any mesh.
 //

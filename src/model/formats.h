@@ -1,4 +1,4 @@
-// Dictionaries in other tools' layouts (formats.md section 2): written by `megadict export`, read
+// Dictionaries in other tools' layouts: written by `megadict export`, read
 // by `megadict import`, `megadict eval` and `model.init_from`.
 //
 // What is written holds no normalisation: it is folded into the weights (folding.h), so that the
@@ -35,7 +35,7 @@ struct ExportNote {
   std::string activation;        // before F1
 };
 
-// One activation in one format (formats.md 2.2).
+// One activation in one format.
 struct Held {
   std::string_view activation, as;
   bool subtracts_b_dec = true;

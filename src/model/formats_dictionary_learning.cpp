@@ -1,4 +1,4 @@
-// Folders of dictionary_learning (formats.md 2.5): config.json and ae.pt, which SAEBench reads,
+// Folders of dictionary_learning: config.json and ae.pt, which SAEBench reads,
 // too. Decoder rows are unit; AutoEncoder is renormalised by its reader otherwise.
 #include <ATen/ATen.h>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// Gemma Scope's archives (formats.md 2.7): params.npz, always jumprelu, b_dec is not subtracted
+// Gemma Scope's archives: params.npz, always jumprelu, b_dec is not subtracted
 // from the input (F4).
 #include <ATen/ATen.h>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// Files of OpenAI's sparse_autoencoder (formats.md 2.7): one .pt. Its TopK goes with a
+// Files of OpenAI's sparse_autoencoder: one .pt. Its TopK goes with a
 // normalisation of every row, which no weights can say: only its ReLU is written and read.
 #include <ATen/ATen.h>
 #include <fmt/format.h>

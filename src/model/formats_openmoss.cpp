@@ -1,4 +1,4 @@
-// OpenMOSS folders (formats.md 2.6): config.json and sae_weights.safetensors. b_D is not subtracted
+// OpenMOSS folders: config.json and sae_weights.safetensors. b_D is not subtracted
 // from the input (F4); a threshold is held as its logarithm.
 #include <ATen/ATen.h>
 #include <fmt/format.h>

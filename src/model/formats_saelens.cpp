@@ -1,4 +1,4 @@
-// SAELens folders (formats.md 2.3): cfg.json and sae_weights.safetensors.
+// SAELens folders: cfg.json and sae_weights.safetensors.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-// sparsify folders (formats.md 2.4): cfg.json and sae.safetensors; the folder's name is the
+// sparsify folders: cfg.json and sae.safetensors; the folder's name is the
 // hookpoint, and the folder above holds one such folder per hookpoint.
 #include <fmt/format.h>
 

@@ -1,6 +1,6 @@
-// The dictionary at the start (DESIGN section 4): decoder rows random unit vectors keyed by (seed,
+// The dictionary at the start: decoder rows random unit vectors keyed by (seed,
 // latent), b_dec by default the geometric median of the sample, W_enc = s W_dec with s by least
-// squares on the sample (performance.md section 6); a tied dictionary starts at row norm sqrt(s).
+// squares on the sample; a tied dictionary starts at row norm sqrt(s).
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Exact TopK over the feature axis (performance.md 5.2): each shard sends the first c of its best
+// Exact TopK over the feature axis: each shard sends the first c of its best
 // values to the rows' owners, an owner finds the k-th of all and answers with a threshold (tau,
 // cut); rows for which c values were too few to tell are repaired in a second round. The result is
 // the k best of the whole row by (value descending, latent ascending), ties included, on any mesh.

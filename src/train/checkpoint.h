@@ -1,4 +1,4 @@
-// Checkpoints: written to a temporary folder, fsynced, renamed (DESIGN section 6); every rank
+// Checkpoints: written to a temporary folder, fsynced, renamed; every rank
 // writes the rows it owns, every mesh can read them (layout: model/saved.h). Besides the weights:
 // moment1.* and moment2.* (what the optimiser keeps), last_step, ema.*, tokens_since_fired.
 #pragma once

@@ -1,4 +1,4 @@
-// The data axis (performance.md 5.4, option B): gradients are summed at the rows' owners, who
+// The data axis (`mesh.exchange = gradients`): gradients are summed at the rows' owners, who
 // update them and share the new rows. At data axis 1 nothing moves.
 #pragma once
 

@@ -97,7 +97,7 @@ bool checkpoint_due(const Run& run, const StepResult& result) {
               true);
 }
 
-// Saves and says how the program has to end (cluster.md section 2).
+// Saves and says how the program has to end.
 ExitCode stop(Run& run, StopRequest request) {
   save(run, "");
   ignore_stop_signals();

@@ -1,5 +1,6 @@
-// What a run says: one line per interval on stdout, the same numbers in metrics.jsonl (names of
-// formats.md 1.2), evaluations, the end. Rank 0 writes, but computing rates is collective-free.
+// What a run says: one line per interval on stdout, the same numbers in metrics.jsonl (under
+// the names of SAELens), evaluations, the end. Rank 0 writes, but computing rates is
+// collective-free.
 #pragma once
 
 #include <memory>

@@ -21,8 +21,8 @@ struct StepConfig {
   int64_t total_steps = 0;
   std::string exchange = "gradients";  // over the data axis; or "tokens"
   bool deterministic = false;          // the same weights on every mesh, bit for bit; tokens only
-  // Between micro-batches: collectives of one are under way while another is encoded
-  // (performance.md 5.6). The same bits; up to five micro-batches are held instead of one.
+  // Between micro-batches: collectives of one are under way while another is encoded.
+  // The same bits; up to five micro-batches are held instead of one.
   bool overlap = false;
   uint64_t seed = 0;  // run.seed
 };

@@ -1,5 +1,5 @@
 // The scalars of a step that all ranks need: they ride in one small all-reduce together with
-// b_dec's gradient (performance.md 5.1, step 8: d + 16 fp32 words).
+// b_dec's gradient (d + 16 fp32 words).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-// The data axis (performance.md 5.4, option D): the tokens of all data rows go to the rows' owners,
+// The data axis (`mesh.exchange = tokens`): the tokens of all data rows go to the rows' owners,
 // who then see the whole batch and update their rows as a single process does, in ascending order
 // of tokens whatever the mesh; updated rows go back. At data axis 1 nothing moves.
 #pragma once

@@ -1,6 +1,6 @@
 """Exported dictionaries in the tools they are for, and those tools' own files read back.
 
-The oracle is the native formula in fp64 (formats.md): h = (s(x - mean) - b_dec) W_enc^T + b_enc,
+The oracle is the native formula in fp64: h = (s(x - mean) - b_dec) W_enc^T + b_enc,
 z = act(h) (src/model/folding.h says which), x_hat = (z W_dec + b_dec) / s + mean.
 
 MEGADICT_EXPORT_FIXTURE   the helper that writes and reads dictionaries; otherwise build/<preset>/

@@ -24,7 +24,7 @@ struct MetricRows {
 
 // 4,000 rows of width 8 around 3, reconstructed as .9 x + a constant + noise, with exact moments:
 // every coordinate of x has mean 3 and variance 1.004, the noise is uncorrelated with x, the mean
-// error and the noise have the sizes that give the facts of formats.md 1.3.
+// error and the noise have the sizes that give the facts that the golden test states.
 inline MetricRows golden_rows() {
   constexpr double variance = 1.004, fvu = 0.06826, varying = 0.0139;
   MetricRows data{4000, 8, 16, {}, {}, {}};
