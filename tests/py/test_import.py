@@ -68,6 +68,15 @@ def saelens_batchtopk(folder):
     return SAE.load_from_disk(folder, device="cpu").encode
 
 
+def saelens_jumprelu(folder):
+    """A threshold of its own for each latent."""
+    from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
+
+    sae = randomised(JumpReLUSAE(JumpReLUSAEConfig(d_in=D, d_sae=N, apply_b_dec_to_input=False)))
+    sae.save_model(folder)
+    return SAE.load_from_disk(folder, device="cpu").encode
+
+
 def sparsify_topk(folder):
     from sparsify import Sae, SaeConfig
 
@@ -154,6 +163,7 @@ WRITTEN = {
     "saelens_topk": (saelens_topk, "saelens", "topk", []),
     "saelens_standard": (saelens_standard, "saelens", "relu", []),
     "saelens_batchtopk": (saelens_batchtopk, "saelens", "batchtopk", ["--model.k", K]),
+    "saelens_jumprelu": (saelens_jumprelu, "saelens", "jumprelu", []),
     "sparsify_topk": (sparsify_topk, "sparsify", "topk", []),
     "dictionary_learning_relu": (dictionary_learning("AutoEncoder", "dictionary"), "dictionary_learning", "relu", []),
     "dictionary_learning_topk": (dictionary_learning("AutoEncoderTopK", "trainers.top_k", K), "dictionary_learning",
