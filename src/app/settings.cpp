@@ -168,9 +168,9 @@ void check_config(const Config& config) {
   if (model.n_latents > 0 && activation.has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
                        model.n_latents, model.n_latents));
-  if (model.l0_target != 0 &&
-      (model.l0_target < 0.01 ||
-       (model.n_latents > 0 && model.l0_target > static_cast<double>(model.n_latents))))
+  const bool too_many =
+      model.n_latents > 0 && model.l0_target > static_cast<double>(model.n_latents);
+  if (activation.has_l0 && model.l0_target != 0 && (model.l0_target < 0.01 || too_many))
     refuse(fmt::format("model.l0_target = {:g}; allowed: 0 (none), or .01 to model.n_latents",
                        model.l0_target));
   if (activation.whole_batch && data.micro_batch_size > 0 &&
