@@ -37,7 +37,7 @@ def test_jumprelu_learns_and_arrives_at_its_l0(megadict_bin, data, tmp_path):
     out = tmp_path / "run"
     train(megadict_bin, data, out, "jumprelu", data__tokens=101 * 600)
     lines = [line for line in metrics(out) if "fvu" in line]
-    assert lines[-1]["fvu"] < 0.6 * lines[0]["fvu"]
+    assert lines[-1]["fvu"] < 0.5 * lines[0]["fvu"]
     assert lines[-1]["l0"] == pytest.approx(3, rel=0.25) and lines[0]["l0"] > 6
     # The held-out score is that of the formula in fp64.
     t = tensors_of(out)
