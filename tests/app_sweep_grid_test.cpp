@@ -120,12 +120,26 @@ TEST_F(SweepGrid, RefusesWithPlaceAndReason) {
 }
 
 TEST(Groups, AsManyAsPointsAndMeshAllow) {
-  EXPECT_EQ(groups_for(4, {}, 12), 4);
-  EXPECT_EQ(groups_for(8, {}, 3), 2);
-  EXPECT_EQ(groups_for(1, {}, 5), 1);
-  EXPECT_EQ(groups_for(4, {.data = 1, .feature = 2}, 12), 2);
-  EXPECT_EQ(groups_for(6, {.data = 0, .feature = 3}, 12), 2);
-  EXPECT_EQ(groups_for(6, {.data = 0, .feature = 3}, 1), 1);
+  const auto groups = [](int ranks, const MeshConfig& mesh, size_t count) {
+    std::vector<SweepPoint> points(count);
+    for (SweepPoint& point : points) point.settings.config.mesh = mesh;
+    return groups_for(ranks, points);
+  };
+  EXPECT_EQ(groups(4, {}, 12), 4);
+  EXPECT_EQ(groups(8, {}, 3), 2);
+  EXPECT_EQ(groups(1, {}, 5), 1);
+  EXPECT_EQ(groups(4, {.data = 1, .feature = 2}, 12), 2);
+  EXPECT_EQ(groups(4, {.data = 1, .feature = 2}, 1), 2);  // one has nothing to do
+  EXPECT_EQ(groups(6, {.data = 0, .feature = 3}, 12), 2);
+  EXPECT_EQ(groups(6, {.data = 0, .feature = 3}, 1), 1);
+}
+
+TEST(Groups, FitTheMeshOfEveryPoint) {
+  std::vector<SweepPoint> points(4);
+  points[2].settings.config.mesh.feature = 2;
+  EXPECT_EQ(groups_for(4, points), 2);
+  points[3].settings.config.mesh.data = 4;
+  EXPECT_EQ(groups_for(4, points), 1);
 }
 
 }  // namespace

@@ -103,7 +103,7 @@ void take_own_values(Grid& grid, SweepOptions& own, const Sources& sources) {
   std::erase_if(grid.common, is_own);
 }
 
-int settle_groups(const SweepOptions& own, int ranks, int64_t points) {
+int settle_groups(const SweepOptions& own, int ranks, const std::vector<SweepPoint>& points) {
   if (own.sweep.only >= 0) {
     if (own.groups > 1)
       fail_agreed(
@@ -112,7 +112,7 @@ int settle_groups(const SweepOptions& own, int ranks, int64_t points) {
           "leave mesh.sweep out");
     return 1;
   }
-  if (own.groups == 0) return groups_for(ranks, own.settings.config.mesh, points);
+  if (own.groups == 0) return groups_for(ranks, points);
   if (ranks % own.groups != 0)
     fail_agreed(
         ExitCode::usage,
@@ -178,16 +178,14 @@ int run_sweep_command(Launch& launch, const Args& args) {
   refuse_point(own.sweep.only, count);
   if (!own.sweep.sort.empty()) check_sort(own.sweep.sort, points);
   if (own.collect) {
-    if (!folder_exists(own.sweep.dir))
-      fail_agreed(ExitCode::usage,
-                  fmt::format("sweep.dir {} is not there", in_quotes(own.sweep.dir)));
     rank_zero_first(launch.world(), [&] {
+      refuse_other_sweep(own.sweep.dir, points);
       if (launch.facts().rank == 0) say(collect_table(own.sweep.dir, points, own.sweep.sort));
     });
     return 0;
   }
   for (const SweepPoint& point : points) require(point.settings.config.data.path, "data.path");
-  own.sweep.groups = settle_groups(own, launch.facts().ranks, count);
+  own.sweep.groups = settle_groups(own, launch.facts().ranks, points);
   refuse_meshes(points, launch.facts().ranks / own.sweep.groups);
   start_watchdog(own.settings.config.debug);
   return static_cast<int>(run_sweep(launch, own.sweep, points, args));

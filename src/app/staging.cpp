@@ -9,6 +9,7 @@
 #include "app/together.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "data/stage.h"
 
 namespace megadict {
@@ -39,14 +40,19 @@ void stage_shards(Launch& launch, const std::string& folder, const std::vector<i
                   ShardIndex& index) {
   refuse_folder_of_shards(index, "data.stage_dir", folder);
   std::optional<ShardStage> stage;
-  if (first_of_node(launch)) stage.emplace(index, shards, folder);
+  const bool copies = first_of_node(launch);
+  agree(launch.world(), [&] {
+    if (copies) stage.emplace(index, shards, folder);
+  });
   const double start = seconds_now();
   const int64_t bytes = most_missing(launch.world(), stage);
   if (bytes > 0)
     say(fmt::format("staging {} of {} shards in {}: up to {} on a node", shards.size(),
                     index.shards().size(), folder, bytes_text(bytes)));
   while (most_missing(launch.world(), stage) > 0)
-    if (stage) stage->copy(kSlice_s);
+    agree(launch.world(), [&] {
+      if (stage) stage->copy(kSlice_s);
+    });
   if (bytes > 0) say(fmt::format("staged in {:.1f} s", seconds_now() - start));
   index = staged_index(index, shards, folder);
 }

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <optional>
 
 #include "app/sweep_table.h"
 #include "app/together.h"
@@ -139,8 +140,9 @@ PointRecord train_point(Sweep& sweep, const SweepPoint& point, const std::string
   settings.config.run.dir = folder;
   settings.config.run.resume = "auto";
   settings.sources["run.dir"] = settings.sources["run.resume"] = "sweep";
-  const LogFile log(sweep.leads() ? folder + "/log.txt" : "");
   try {
+    std::optional<LogFile> log;
+    agree(sweep.group.world(), [&] { log.emplace(sweep.leads() ? folder + "/log.txt" : ""); });
     const ExitCode code =
         train_dictionary(sweep.group, settings, sweep.args, sweep.group.facts().ranks > 1);
     return {.status = code == ExitCode::done ? "done" : "interrupted", .code = code};
@@ -229,16 +231,19 @@ ExitCode conclude(const SweepConfig& config, const std::vector<SweepPoint>& poin
 
 }  // namespace
 
-int groups_for(int ranks, const MeshConfig& mesh, int64_t points) {
-  const int least = std::max(mesh.data, 1) * std::max(mesh.feature, 1);
-  int groups = 1;
-  for (int g = 1; g <= ranks && g <= points; ++g) {
-    if (ranks % g != 0 || (ranks / g) % least != 0) continue;
-    // A mesh that is given whole is taken whole.
-    if (mesh.data > 0 && mesh.feature > 0 && ranks / g != least && ranks % least == 0) continue;
-    groups = g;
+int groups_for(int ranks, const std::vector<SweepPoint>& points) {
+  const int most = static_cast<int>(points.size());
+  for (int groups = ranks; groups > 1; --groups) {
+    const auto fits = [&](const SweepPoint& point) {
+      const MeshConfig& mesh = point.settings.config.mesh;
+      const int least = std::max(mesh.data, 1) * std::max(mesh.feature, 1);
+      const int own = ranks / groups;
+      // A mesh that is given whole is taken whole.
+      return mesh.data > 0 && mesh.feature > 0 ? own == least : own % least == 0 && groups <= most;
+    };
+    if (ranks % groups == 0 && std::all_of(points.begin(), points.end(), fits)) return groups;
   }
-  return groups;
+  return 1;
 }
 
 ExitCode run_sweep(Launch& launch, const SweepConfig& config, const std::vector<SweepPoint>& points,

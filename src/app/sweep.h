@@ -27,7 +27,7 @@ ExitCode run_sweep(Launch& launch, const SweepConfig& config, const std::vector<
                    const Args& args);
 
 // As many groups as points can use: the largest number that cuts `ranks` into equal meshes of
-// `mesh.data` x `mesh.feature` (0 = any) and is not above the number of points.
-int groups_for(int ranks, const MeshConfig& mesh, int64_t points);
+// every point's `mesh.data` x `mesh.feature` (0 = any; then not above the number of points).
+int groups_for(int ranks, const std::vector<SweepPoint>& points);
 
 }  // namespace megadict

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::string_view kListed = "points.";
 constexpr size_t kLongestName = 120;
+constexpr size_t kMostPoints = 10000;
 
 // What every point has of its own, or all have together.
 constexpr std::pair<std::string_view, const char*> kNotVaried[] = {
@@ -39,7 +40,8 @@ std::string trimmed(const std::string& text) {
 }
 
 // "16, 32" to its parts; what stands between double quotes is one.
-std::vector<std::string> parts_of(const std::string& text, char separator) {
+std::vector<std::string> parts_of(const std::string& text, char separator,
+                                  const std::string& where) {
   std::vector<std::string> parts = {""};
   bool quoted = false;
   for (const char c : text) {
@@ -50,13 +52,14 @@ std::vector<std::string> parts_of(const std::string& text, char separator) {
     else
       parts.back() += c;
   }
+  if (quoted) refuse(where, fmt::format("{} has a quote that does not end", in_quotes(text)));
   for (std::string& part : parts) part = trimmed(part);
   return parts;
 }
 
 void add_values(Grid& grid, const std::string& name, const std::string& text,
                 const std::string& where) {
-  const std::vector<std::string> values = parts_of(text, ',');
+  const std::vector<std::string> values = parts_of(text, ',', where);
   if (std::find(values.begin(), values.end(), "") != values.end())
     refuse(where, fmt::format("{} = {}: a value is empty", name, in_quotes(text)));
   if (values.size() > 1)
@@ -74,7 +77,7 @@ ListedPoint listed_point(const std::string& name, const std::string& text,
     refuse(where, fmt::format("{} cannot be a point's name; allowed: letters, digits, . _ and -",
                               in_quotes(name)));
   ListedPoint point{name, {}};
-  for (const std::string& word : parts_of(text, ' ')) {
+  for (const std::string& word : parts_of(text, ' ', where)) {
     if (word.empty()) continue;
     const size_t equals = word.find('=');
     if (equals == 0 || equals == std::string::npos || equals + 1 == word.size())
@@ -116,6 +119,8 @@ std::vector<ListedPoint> combinations(const Grid& grid) {
   std::vector<ListedPoint> all = grid.listed;
   if (all.empty()) all.push_back({});
   for (const GridAxis& axis : grid.axes) {
+    if (all.size() * axis.values.size() > kMostPoints)
+      refuse(axis.where, fmt::format("the grid has more than {} points", kMostPoints));
     std::vector<ListedPoint> more;
     for (const ListedPoint& point : all)
       for (const std::string& value : axis.values) {

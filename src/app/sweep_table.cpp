@@ -285,6 +285,22 @@ void refuse_other_settings(const std::string& folder,
   }
 }
 
+void refuse_other_sweep(const std::string& sweep, const std::vector<SweepPoint>& points) {
+  if (!folder_exists(sweep + "/points"))
+    fail(ExitCode::usage, fmt::format("sweep.dir {} holds no sweep", in_quotes(sweep)));
+  bool any = false;
+  for (const SweepPoint& point : points) {
+    const std::string folder = point_folder(sweep, point);
+    any = any || folder_exists(folder);
+    refuse_other_settings(folder, fixed_settings(point), read_record(folder));
+  }
+  if (!any)
+    fail(ExitCode::usage,
+         fmt::format("sweep.dir {} holds none of the grid's {} points", in_quotes(sweep),
+                     points.size()),
+         "the grid it was begun with");
+}
+
 void check_sort(const std::string& sort, const std::vector<SweepPoint>& points) {
   const std::string name = sort.starts_with("-") ? sort.substr(1) : sort;
   const std::vector<std::string> names = sortable(points);

@@ -30,16 +30,20 @@ std::string point_folder(const std::string& sweep, const SweepPoint& point);
 
 // What stands in the folder. Exit 3 for a record that cannot be read.
 PointRecord read_record(const std::string& folder);
-// The numbers of a run, or of an evaluation alone (eval.json), beside what the sweep knows of its
-// end.
 // So that a point begun again has none until it ends.
 void forget_record(const std::string& folder);
+// The numbers of a run, or of an evaluation alone (eval.json), beside what the sweep knows of its
+// end.
 void write_record(const std::string& folder, const SweepPoint& point, PointRecord record);
 
 // Exit 2: a finished point had other settings than these.
 void refuse_other_settings(const std::string& folder,
                            const std::map<std::string, std::string>& settings,
                            const PointRecord& record);
+
+// Exit 2: what is in the folder is no sweep, or one of other points or settings. Its table would
+// be lost.
+void refuse_other_sweep(const std::string& sweep, const std::vector<SweepPoint>& points);
 
 // Exit 2 (agreed) for something that no table is sorted by: "fvu", "-explained_variance" (the
 // largest first), a name that the grid varies.

@@ -175,7 +175,9 @@ OtherFolders read_other_folders(Communicator& world, const Config& config, const
 // eval.truth: the finished dictionary against the planted one, also into final/eval.json.
 void judge_final(const Mesh& mesh, const TrainJob& job, const at::Tensor& truth_nd) {
   const std::string folder = job.run.dir + "/final";
-  SavedDictionary saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index);
+  SavedDictionary saved;
+  agree(*mesh.world,
+        [&] { saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index); });
   saved.dictionary.w_dec_ld = saved.dictionary.w_dec_ld.to(job.device);
   const nlohmann::ordered_json scores = judge_against_truth(mesh, saved.dictionary, truth_nd);
   if (mesh.world->rank() != 0) return;
@@ -190,6 +192,11 @@ void judge_final(const Mesh& mesh, const TrainJob& job, const at::Tensor& truth_
 
 ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, bool agree_on_rows) {
   Config& config = settings.config;
+  if (agree_on_rows && config.mesh.overlap)
+    fail_agreed(ExitCode::usage,
+                "mesh.overlap = true where a failure is to stay this run's: ranks cannot agree on "
+                "one while messages are under way",
+                "leave it out: the bits are the same");
   // A device that is not there is said before anything is read.
   const at::Device device = training_device(config.run, launch.facts());
   Communicator& world = launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu);

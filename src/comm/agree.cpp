@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <exception>
 #include <optional>
 
 #include "base/error.h"
@@ -27,8 +28,8 @@ void agree(Communicator& world, const std::function<void()>& work) {
   std::optional<Error> mine;
   try {
     work();
-  } catch (const Error& error) {
-    mine = error;
+  } catch (const std::exception& error) {
+    mine = error_of(error);
   }
   int32_t first = mine ? world.rank() : world.size();
   world.all_reduce(view_of(&first, 1), ReduceOp::min, "errors");

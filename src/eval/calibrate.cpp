@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/error.h"
 #include "comm/backends.h"
 #include "eval/evaluate.h"
 #include "kernels/kernel_set.h"
@@ -62,6 +63,7 @@ Calibration calibrate(const Dictionary& dictionary, const Normalization& normali
   const Mesh mesh = make_mesh(*world, {1, 1});
   Calibration out;
   out.rows = rows > 0 ? std::min(rows, data.rows()) : data.rows();
+  if (out.rows == 0) fail_agreed(ExitCode::bad_data, "the shards to calibrate on hold no rows");
   const auto wanted = static_cast<size_t>(out.rows * dictionary.config.k);
   Largest largest(wanted + 1);
   for (int64_t begin = 0; begin < out.rows; begin += kBatchRows) {

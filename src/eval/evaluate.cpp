@@ -129,7 +129,8 @@ MicroBatch read_owned(const Mesh& mesh, const ShardIndex& data, std::span<const 
   }
   micro.dtype = DType::f32;
   micro.data = Bytes(static_cast<size_t>(part.slot * data.width()) * sizeof(float));
-  read_rows(data, micro.row_ids, reinterpret_cast<float*>(micro.data.data()));
+  agree(*mesh.world,
+        [&] { read_rows(data, micro.row_ids, reinterpret_cast<float*>(micro.data.data())); });
   return micro;
 }
 
@@ -161,8 +162,7 @@ std::vector<MetricReport> evaluate_all(const Mesh& mesh, std::span<const Judged>
     for (int64_t begin = peer; begin < end; begin += args.batch_rows) {
       ids.resize(static_cast<size_t>(std::min(args.batch_rows, end - begin)));
       std::iota(ids.begin(), ids.end(), begin);
-      MicroBatch micro;
-      agree(*mesh.world, [&] { micro = read_owned(mesh, data, ids); });
+      const MicroBatch micro = read_owned(mesh, data, ids);
       const at::Tensor raw_bd = start_gather_rows(mesh, micro, data.width(), device).wait();
       for (Pass& pass : passes) add_batch(pass, begin, micro, raw_bd);
       shown.at(begin + std::ssize(ids));

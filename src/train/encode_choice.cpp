@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "data/row_reader.h"
 #include "model/activations.h"
 
@@ -20,10 +21,10 @@ namespace megadict {
 namespace {
 
 // Rows as the encoder sees them.
-at::Tensor first_rows(const TrainJob& job, const TrainState& state) {
+at::Tensor first_rows(const Mesh& mesh, const TrainJob& job, const TrainState& state) {
   const std::vector<int64_t> ids = job.plan->sample(64 * std::max(at::get_num_threads(), 1));
   at::Tensor x = at::empty({static_cast<int64_t>(ids.size()), job.data->width()}, at::kFloat);
-  read_rows(*job.data, ids, x.mutable_data_ptr<float>());
+  agree(*mesh.world, [&] { read_rows(*job.data, ids, x.mutable_data_ptr<float>()); });
   const Normalization& normalization = state.normalization;
   if (!normalization.mean.empty()) x -= at::tensor(normalization.mean);
   return x * normalization.scale - state.dictionary.b_dec_d;
@@ -60,7 +61,7 @@ constexpr int64_t kMostMeasured = 65536;  // latents
 std::vector<Way> measure(const Mesh& mesh, const TrainJob& job, const TrainState& state,
                          std::span<const ScreenProduct* const> screens) {
   const Dictionary& dictionary = state.dictionary;
-  const at::Tensor x = first_rows(job, state);
+  const at::Tensor x = first_rows(mesh, job, state);
   const int64_t some = std::min(kMostMeasured, dictionary.latents.size());
   const at::Tensor w_enc = dictionary.w_enc_ld.narrow(0, 0, some);
   const EncodeArgs args{x, w_enc, dictionary.b_enc_l.narrow(0, 0, some)};

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "comm/agree.h"
 #include "eval/evaluate.h"
 #include "kernels/fixed_point.h"
 #include "model/activations.h"
@@ -328,7 +329,7 @@ Resampled resample_dead(const Mesh& mesh, const ResampleArgs& args, Screen* scre
     out.of_shard.push_back(starts.back().latent);
     out.row_of_shard.push_back(starts.back().row);
   }
-  write_rows(args, std::move(starts), encoder_norm, state);
+  agree(*mesh.world, [&] { write_rows(args, std::move(starts), encoder_norm, state); });
   reset_latents(out.of_shard, state);
   if (screen != nullptr) screen->refresh(dictionary.w_enc_ld);
   state.resampled_at = state.step;
