@@ -178,6 +178,21 @@ TEST(PlanCounts, JumpreluStep) {
     }
 }
 
+TEST(PlanCounts, GatedStep) {
+  for (const char* exchange : {"gradients", "tokens"})
+    for (const bool deterministic : {false, true}) {
+      if (deterministic && std::string(exchange) == "gradients") continue;
+      Config config = small();
+      config.model.activation = "gated";
+      config.run.deterministic = deterministic;
+      config.mesh.exchange = exchange;
+      compare(config, false);
+      config.data.micro_batch_size = 17;
+      config.mesh.overlap = true;
+      compare(config, true);
+    }
+}
+
 TEST(PlanCounts, MatryoshkaStep) {
   for (const char* exchange : {"gradients", "tokens"}) {
     Config config = small();

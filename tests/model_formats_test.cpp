@@ -24,7 +24,7 @@ using ::testing::HasSubstr;
 
 TEST(Formats, WhatIsReadBackComputesTheSame) {
   for (const Format& format : all_formats())
-    for (const char* activation : {"topk", "relu", "batchtopk", "jumprelu"})
+    for (const char* activation : {"topk", "relu", "batchtopk", "jumprelu", "gated"})
       for (const char* decoder : {"linear", "tied"})
         for (const ExportScale scale : {ExportScale::unit, ExportScale::trained}) {
           const SavedDictionary saved = random_dictionary(activation, decoder);

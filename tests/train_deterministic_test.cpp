@@ -122,6 +122,8 @@ INSTANTIATE_TEST_SUITE_P(
               0.9},
         Trial{{"jumprelu_lazy_matryoshka", "jumprelu", "linear", 61, 0, 0, "fp32", "tokens",
                "adam_b1_0", nullptr, "0.25,70"}},
+        Trial{{"gated_micro_ema", "gated", "linear", 61, 16, 1.0 / 32}, DType::f32, 0.9},
+        Trial{{"gated_lazy_tied", "gated", "tied", 61, 0, 0, "fp32", "tokens", "adam_b1_0"}},
         Trial{{"half_normalised", "topk", "linear", 61, 16, 0}, DType::f16, 0, true},
         Trial{{"bfloat_tied_ema", "topk", "tied", 61, 0, 0}, DType::bf16, 0.99, true}),
     [](const auto& row) { return row.param.c.name; });

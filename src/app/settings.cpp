@@ -60,8 +60,8 @@ double rounded_rate(double rate) {
 void resolve_optim(Settings& settings, const DataFacts& facts) {
   OptimConfig& optim = settings.config.optim;
   const int64_t latents = settings.config.model.n_latents;
-  // Thresholds hear of a row now and then: a first moment would go on without them.
-  if (activation_named(settings.config.model.activation).has_l0 &&
+  // Thresholds hear of a row now and then: a first moment would go on without them (B7, B8).
+  if (!activation_named(settings.config.model.activation).parameters.empty() &&
       source_of(settings, "optim.beta1") == "default")
     resolve(settings, "optim.beta1", optim.beta1, 0.0);
   if (optim.lr == kFieldRate) resolve(settings, "optim.lr", optim.lr, field_rate(latents));

@@ -113,6 +113,7 @@ Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
   out.codes = std::move(encoded.codes);
   out.least = encoded.least;
   out.edges = std::move(encoded.edges);
+  out.gates = std::move(encoded.gates);
   return out;
 }
 

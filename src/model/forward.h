@@ -39,7 +39,7 @@ struct Forward {
   at::Tensor xc_bd;                   // x - b_dec
   Codes codes;                        // of the local latents, all rows of the data row
   double least = 0;                   // see Encoded
-  Codes edges;                        // as `least`
+  Codes edges, gates;                 // as `least`
   at::Tensor residual_sd;             // x_hat - x of the owned slot; padding rows zero
   double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };

@@ -175,6 +175,8 @@ at::Tensor codes_of(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
   const ActivationFn& activation = activation_named(dictionary.config.activation);
   if (activation.name == "jumprelu")
     return Jump::apply(v, p.extra[0], dictionary.config.jumprelu_bandwidth, false);
+  if (activation.has_gates)
+    return ((v - p.b_enc) * p.extra[0].exp() + p.extra[1]).relu() * v.detach().gt(0);
   const int64_t k = dictionary.config.k, n = dictionary.n;
   if (activation.whole_batch) return (v * batch_topk_mask(mesh, v, k, n, rows)).relu();
   const at::Tensor every = at::ones({v.size(1)}, at::kBool);
@@ -229,7 +231,14 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   for (size_t i = 0; i < levels.size(); ++i)
     shared = shared + (prefixes[i] - xc).square().sum() * levels[i].weight;
   shared = shared / (batch * args.var_total);
-  const at::Tensor l1 = (z * p.w_dec.norm(2, 1)).sum() * (args.l1 / (batch * args.var_total));
+  at::Tensor paid = z * p.w_dec.norm(2, 1);
+  if (activation_named(dictionary.config.activation).has_gates) {
+    const at::Tensor w_dec = p.w_dec.detach(), open = v.relu();
+    shared =
+        shared + (pass.decode(open, w_dec) - xc.detach()).square().sum() / (batch * args.var_total);
+    paid = open * w_dec.norm(2, 1);
+  }
+  const at::Tensor l1 = paid.sum() * (args.l1 / (batch * args.var_total));
   if (args.auxk_alpha > 0)
     shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));
   at::Tensor mine = shared + l1;

@@ -44,6 +44,12 @@ Lists measure(std::span<const BatchPart> parts) {
   return out;
 }
 
+// Of the slopes on their way to the encoder.
+double largest_gain(const BatchPart& part, const TrainState& state) {
+  const CodePath path = path_of(part.of, state.dictionary, state.own);
+  return path.gain_l.defined() ? largest_magnitude(path.gain_l) : 1;
+}
+
 }  // namespace
 
 ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
@@ -53,9 +59,9 @@ ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
   double g_element = 0, g_row = 0, l1 = 0;
   for (const at::Tensor& g : g_own) g_element = std::max(g_element, largest_magnitude(g));
   for (const BatchPart& part : parts) {
-    g_row = std::max(
-        g_row, longest_row(part.g_bd) + (part.aux ? aux_factor * longest_row(part.aux->g_bd) : 0));
-    l1 = part.l1;
+    const double of_codes = longest_row(part.g_bd) * largest_gain(part, state);
+    g_row = std::max(g_row, of_codes + (part.aux ? aux_factor * longest_row(part.aux->g_bd) : 0));
+    l1 = std::max(l1, part.l1);
   }
   const double w_row = dictionary.tied() ? longest_row(dictionary.w_dec_ld) : 1.01;  // else unit
   Lists lists = measure(parts);

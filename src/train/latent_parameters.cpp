@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -15,43 +17,46 @@ namespace megadict {
 
 namespace {
 
-double largest_product(const Edges& edges) {
-  double largest = 0;
-  for (const at::Tensor& product : edges.product)
-    largest = std::max(largest, product.numel() > 0 ? largest_magnitude(product) : 0);
+// Of each of the two columns.
+std::array<double, 2> largest_terms(const LatentTerms& terms) {
+  std::array<double, 2> largest = {};
+  for (const at::Tensor& term_e2 : terms.term_e2)
+    for (size_t i = 0; i < 2; ++i)
+      largest[i] = std::max(largest[i], largest_magnitude(term_e2.select(1, static_cast<int>(i))));
   return largest;
 }
 
-// The sum of g and the number of edges of each own row, over the whole batch: [own, 2] fp64.
-at::Tensor edge_sums(const Mesh& mesh, const TrainState& state, const Edges& edges,
-                     int64_t batch_rows, Sums sums) {
-  FixedPoint unit;
+// The two sums of each own row over the whole batch: [own, 2] fp64.
+at::Tensor sums_of_latents(const Mesh& mesh, const TrainState& state, const LatentTerms& terms,
+                           int64_t batch_rows, Sums sums) {
+  const auto fp64 = at::TensorOptions(at::kDouble).device(state.dictionary.b_enc_l.device());
   const bool exact = sums == Sums::exact;
+  at::Tensor up, down;
   if (exact) {
-    const double largest = largest_of_all(mesh, largest_product(edges), "largest edge");
+    std::array<double, 2> largest = largest_terms(terms);
+    mesh.world->all_reduce(view_of(largest.data(), 2), ReduceOp::max, "largest term");
     // What is not finite is found in the residual, and ends the run.
-    if (!std::isfinite(largest))
-      return at::full({state.own.size(), 2}, std::numeric_limits<double>::quiet_NaN(),
-                      state.dictionary.b_enc_l.options().dtype(at::kDouble));
-    unit = fixed_point(largest, batch_rows);
+    if (!std::isfinite(largest[0]) || !std::isfinite(largest[1]))
+      return at::full({state.own.size(), 2}, std::numeric_limits<double>::quiet_NaN(), fp64);
+    const FixedPoint units[2] = {fixed_point(largest[0], batch_rows),
+                                 fixed_point(largest[1], batch_rows)};
+    up = at::tensor({units[0].up, units[1].up}, fp64);
+    down = at::tensor({units[0].down, units[1].down}, fp64);
   }
-  const at::Device device = state.dictionary.b_enc_l.device();
-  at::Tensor all = at::zeros({state.padded(), 2},
-                             at::TensorOptions(exact ? at::kLong : at::kDouble).device(device));
-  for (size_t i = 0; i < edges.latent.size(); ++i) {
-    at::Tensor product = edges.product[i].to(at::kDouble);
-    if (exact) product = product.mul_(unit.up).round_().to(at::kLong);
-    all.index_add_(0, edges.latent[i], at::stack({product, at::ones_like(product)}, 1));
+  at::Tensor all = at::zeros({state.padded(), 2}, fp64.dtype(exact ? at::kLong : at::kDouble));
+  for (size_t i = 0; i < terms.latent.size(); ++i) {
+    at::Tensor term = terms.term_e2[i].to(at::kDouble);
+    if (exact) term = term.mul_(up).round_().to(at::kLong);
+    all.index_add_(0, terms.latent[i], term);
   }
   at::Tensor own = all;
   if (mesh.data_size() > 1) {
     own = at::empty({state.block, 2}, all.options());
     const at::Tensor& send = all;
-    mesh.data->reduce_scatter(view_of(send), view_of(own), "edges");
+    mesh.data->reduce_scatter(view_of(send), view_of(own), "terms of latents");
   }
   own = own.narrow(0, 0, state.own.size()).to(at::kDouble);
-  own.select(1, 0).mul_(unit.down);
-  return own;
+  return exact ? own.mul_(down) : own;
 }
 
 at::Tensor own_part(const TrainState& state, const at::Tensor& rows_l) {
@@ -61,10 +66,19 @@ at::Tensor own_part(const TrainState& state, const at::Tensor& rows_l) {
 }  // namespace
 
 void add_edges(const Dictionary& dictionary, const Codes& edges, const at::Tensor& g_bd,
-               Edges& to) {
+               LatentTerms& to) {
   if (edges.nnz() == 0) return;
+  const at::Tensor g = kernels_for(g_bd).products(edges, g_bd, dictionary.w_dec_ld);
   to.latent.push_back(edges.latent);
-  to.product.push_back(kernels_for(g_bd).products(edges, g_bd, dictionary.w_dec_ld));
+  to.term_e2.push_back(at::stack({g, at::ones_like(g)}, 1));
+}
+
+void add_magnitudes(const Dictionary& dictionary, const Codes& codes, const at::Tensor& g_bd,
+                    LatentTerms& to) {
+  if (codes.nnz() == 0) return;
+  const at::Tensor s = kernels_for(g_bd).products(codes, g_bd, dictionary.w_dec_ld);
+  to.latent.push_back(codes.latent);
+  to.term_e2.push_back(at::stack({s, s * codes.value}, 1));
 }
 
 L0Penalty l0_penalty(const ModelConfig& model, double weight, double l0) {
@@ -74,19 +88,23 @@ L0Penalty l0_penalty(const ModelConfig& model, double weight, double l0) {
 }
 
 std::vector<at::Tensor> extra_gradients(const Mesh& mesh, const TrainState& state,
-                                        const Edges& edges, double l0_slope, int64_t batch_rows,
-                                        Sums sums) {
+                                        const LatentTerms& terms, double l0_slope,
+                                        int64_t batch_rows, Sums sums) {
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.extra_l.empty()) return {};
-  const at::Tensor own = edge_sums(mesh, state, edges, batch_rows, sums);
-  const at::Tensor theta = own_part(state, dictionary.extra_l[0]).to(at::kDouble);
-  const at::Tensor g = theta * own.select(1, 0) + own.select(1, 1) * l0_slope;
+  const at::Tensor own = sums_of_latents(mesh, state, terms, batch_rows, sums);
+  const at::Tensor first = own.select(1, 0), second = own.select(1, 1);
+  const auto parameter = [&](size_t i) {
+    return own_part(state, dictionary.extra_l[i]).to(at::kDouble);
+  };
+  if (activation_named(dictionary.config.activation).has_gates)
+    return {(second - parameter(1) * first).to(at::kFloat), first.to(at::kFloat)};
+  const at::Tensor g = parameter(0) * first + second * l0_slope;
   return {(g / -dictionary.config.jumprelu_bandwidth).to(at::kFloat)};
 }
 
 int64_t update_extra(const Mesh& mesh, std::span<const at::Tensor> gradients,
                      const UpdateArgs& args, TrainState& state) {
-  constexpr const char* kShared[] = {"rows threshold"};
   const Dictionary& dictionary = state.dictionary;
   const auto parameters = activation_named(dictionary.config.activation).parameters;
   int64_t skipped = 0;
@@ -95,7 +113,7 @@ int64_t update_extra(const Mesh& mesh, std::span<const at::Tensor> gradients,
     Parameter row{mine, state.extra[i].m, state.extra[i].v};
     skipped += kernels_for(mine).update_rows(row, gradients[i], {}, args);
     mine.clamp_min_(parameters[i].least);
-    share_rows(mesh, dictionary.extra_l[i], state, kShared[i]);
+    share_rows(mesh, dictionary.extra_l[i], state, "rows of latent parameters");
   }
   return skipped;
 }

@@ -30,7 +30,13 @@ UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& au
   std::vector<GradientSource> sources;
   at::Tensor dead;
   for (const BatchPart& part : parts)
-    sources.push_back({part.codes, part.xc_bd, part.g_bd, 1, part.l1});
+    sources.push_back({part.codes,
+                       part.xc_bd,
+                       part.g_bd,
+                       1,
+                       part.l1,
+                       {},
+                       path_of(part.of, state.dictionary, state.own)});
   if (aux.active() && aux_factor > 0) {
     dead = own_dead(state, aux);
     for (const BatchPart& part : parts)

@@ -29,6 +29,13 @@ struct Problem {
     return at::arange(w_dec_nd.size(0)).remainder(7).to(at::kFloat) * 0.3 + 0.05;
   }
   double bandwidth = 0.4;
+  // gated's.
+  at::Tensor r_mag_n() const {
+    return at::arange(w_dec_nd.size(0)).remainder(5).to(at::kFloat) * 0.2 - 0.3;
+  }
+  at::Tensor b_mag_n() const {
+    return at::arange(w_dec_nd.size(0)).remainder(3).to(at::kFloat) * 0.3 - 0.4;
+  }
   // Dead: every third latent of the whole dictionary, whatever the shard.
   at::Tensor dead_n() const { return at::arange(w_dec_nd.size(0)).remainder(3).eq(0); }
 };
@@ -46,6 +53,7 @@ struct Case {
   const char* matryoshka = "";
   double l0_target = 0;
   bool jumps() const { return std::string(activation) == "jumprelu"; }
+  bool gated() const { return std::string(activation) == "gated"; }
   bool relu() const { return std::string(activation) == "relu"; }
   bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
@@ -104,6 +112,8 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   if (!out.tied()) out.w_enc_ld.copy_(rows(p.w_enc_nd));
   out.b_enc_l.copy_(rows(p.b_enc_n));
   if (c.jumps()) out.extra_l[0].copy_(rows(p.threshold_n()));
+  if (c.gated()) out.extra_l[0].copy_(rows(p.r_mag_n()));
+  if (c.gated()) out.extra_l[1].copy_(rows(p.b_mag_n()));
   out.b_dec_d.copy_(p.b_dec_d);
   return out;
 }
