@@ -95,14 +95,20 @@ void add_all_rows(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"7", "rows b_enc", "data", foreign});
 }
 
+// Received by one of `ranks` that all-reduce.
+int64_t all_reduced(int64_t bytes, int64_t ranks) {
+  return 2 * bytes * (ranks - 1) / ranks;
+}
+
 // Of jumprelu and gated: two sums of each latent to its owner, the new parameters back.
-void add_extra(const PlanInput& in, int data_size, int feature_size, int64_t world_counter,
-               std::vector<Transfer>& out) {
-  if (in.l0_target) out.push_back({"6", "batch l0", "world", world_counter});
+void add_extra(const PlanInput& in, int data_size, int feature_size, std::vector<Transfer>& out) {
+  const int64_t ranks = int64_t{data_size} * feature_size;
+  if (in.l0_target) out.push_back({"6", "batch l0", "world", all_reduced(kCounter, ranks)});
   if (in.extra == 0) return;
   const int64_t foreign =
       ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
-  if (in.deterministic) out.push_back({"7", "largest term", "world", 2 * world_counter});
+  if (in.deterministic)
+    out.push_back({"7", "largest term", "world", all_reduced(2 * kDouble, ranks)});
   out.push_back({"7", "terms of latents", "data", 2 * kDouble * foreign});
   out.push_back({"7", "rows of latent parameters", "data", in.extra * kFloat * foreign});
 }
@@ -311,23 +317,23 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   std::vector<Transfer> out;
   add_feature_axis(in, data_size, feature_size, out);
   const int64_t ranks = int64_t{data_size} * feature_size, others = data_size - 1;
-  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const auto over_world = [&](int64_t bytes) { return all_reduced(bytes, ranks); };
   const int64_t latents = largest_shard(in.latents, feature_size);
   add_batch_selection(in, latents, ranks, out);
   if (in.k_aux > 0)
     out.push_back({"aux", "auxk sums", "world",
-                   all_reduced(2 * kDouble) + (in.deterministic ? all_reduced(kDouble) : 0)});
+                   over_world(2 * kDouble) + (in.deterministic ? over_world(kDouble) : 0)});
   if (in.deterministic) {
     const int64_t decodes = ceil_div(in.batch, in.micro) * (in.levels() + (in.k_aux > 0 ? 1 : 0));
-    out.push_back({"4", "largest code", "world", decodes * all_reduced(2 * kDouble)});
-    out.push_back({"8", "largest gradient", "world", all_reduced(6 * kDouble)});
-    out.push_back({"8", "codes of the batch", "world", all_reduced(kCounter)});
-    out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
+    out.push_back({"4", "largest code", "world", decodes * over_world(2 * kDouble)});
+    out.push_back({"8", "largest gradient", "world", over_world(6 * kDouble)});
+    out.push_back({"8", "codes of the batch", "world", over_world(kCounter)});
+    out.push_back({"8", "b_dec gradient", "world", over_world(2 * kDouble * in.width)});
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
-  add_extra(in, data_size, feature_size, all_reduced(kCounter), out);
+  add_extra(in, data_size, feature_size, out);
   out.push_back({"8", "step sums", "world",
-                 all_reduced(kFloat * (in.width + kScalars + 2 * (in.prefixes - 1)))});
+                 over_world(kFloat * (in.width + kScalars + 2 * (in.prefixes - 1)))});
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
   return out;
 }
@@ -344,11 +350,11 @@ std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int
   std::erase_if(out,
                 [](const Transfer& one) { return one.name == std::string("residual gradient"); });
   const int64_t ranks = int64_t{data_size} * feature_size;
-  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const auto over_world = [&](int64_t bytes) { return all_reduced(bytes, ranks); };
   const int64_t blocks = ceil_div(in.resample_rows, in.micro);
-  out.push_back({"4", "largest code", "world", blocks * all_reduced(2 * kDouble)});
-  out.push_back({"-", "stop while resampling", "world", blocks * all_reduced(kDouble)});
-  out.push_back({"-", "row weights", "world", all_reduced(kDouble * in.resample_rows)});
+  out.push_back({"4", "largest code", "world", blocks * over_world(2 * kDouble)});
+  out.push_back({"-", "stop while resampling", "world", blocks * over_world(kDouble)});
+  out.push_back({"-", "row weights", "world", over_world(kDouble * in.resample_rows)});
   out.push_back({"-", "who is dead", "feature",
                  (feature_size - 1) * largest_shard(in.latents, feature_size)});
   return out;

@@ -170,7 +170,7 @@ struct Bench {
     Case whole = c;
     whole.micro = 0;
     const Rows rows = gather_rows(mesh, micro(whole, 0), problem.x_bd.size(1), {}, at::kCPU);
-    GenericArgs args{state.var_total, c.batch,       c.relu() ? problem.l1 : 0.0,
+    GenericArgs args{state.var_total, c.batch,       c.relu() || c.gated() ? problem.l1 : 0.0,
                      c.auxk_alpha,    problem.k_aux, state.tokens_since_fired_l.ge(kWindow)};
     if (c.jumps()) args.l0 = state.dictionary.config.l0_coefficient;
     return generic_loss(mesh, state.dictionary, rows, args);
