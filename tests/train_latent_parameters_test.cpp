@@ -36,9 +36,11 @@ Got step_at(double u, double g, double slope) {
       activation_named("jumprelu")
           .encode(mesh, state.dictionary, x, {1, 1, 0, 1}, {EncodeFor::training});
   LatentTerms terms;
+  ThresholdPull pull;
+  pull.l0_slope = slope;
   add_edges(state.dictionary, encoded.edges, at::full({1, 1}, g, at::kFloat), terms);
-  const double fast = extra_gradients(mesh, state, terms, slope, 1, Sums::fast)[0].item<double>();
-  EXPECT_NEAR(fast, extra_gradients(mesh, state, terms, slope, 1, Sums::exact)[0].item<double>(),
+  const double fast = extra_gradients(mesh, state, terms, pull, 1, Sums::fast)[0].item<double>();
+  EXPECT_NEAR(fast, extra_gradients(mesh, state, terms, pull, 1, Sums::exact)[0].item<double>(),
               1e-6);
   return {fast, encoded.codes.nnz()};
 }

@@ -102,14 +102,18 @@ int64_t all_reduced(int64_t bytes, int64_t ranks) {
 
 // Of jumprelu and gated: two sums of each latent to its owner, the new parameters back.
 void add_extra(const PlanInput& in, int data_size, int feature_size, std::vector<Transfer>& out) {
-  const int64_t ranks = int64_t{data_size} * feature_size;
+  const int64_t ranks = int64_t{data_size} * feature_size, sums = in.preact ? 3 : 2;
   if (in.l0_target) out.push_back({"6", "batch l0", "world", all_reduced(kCounter, ranks)});
   if (in.extra == 0) return;
   const int64_t foreign =
       ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
   if (in.deterministic)
-    out.push_back({"7", "largest term", "world", all_reduced(2 * kDouble, ranks)});
-  out.push_back({"7", "terms of latents", "data", 2 * kDouble * foreign});
+    out.push_back({"7", "largest term", "world", all_reduced(sums * kDouble, ranks)});
+  out.push_back({"7", "terms of latents", "data", sums * kDouble * foreign});
+  if (in.preact)
+    out.push_back({"7", "row sum", "world",
+                   all_reduced(kDouble * in.width, ranks) +
+                       (in.deterministic ? all_reduced(kDouble, ranks) : 0)});
   out.push_back({"7", "rows of latent parameters", "data", in.extra * kFloat * foreign});
 }
 
@@ -293,6 +297,7 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.prefixes = static_cast<int64_t>(levels_of(config.model, config.model.n_latents).size());
   in.extra = static_cast<int64_t>(activation.parameters.size());
   in.gates = activation.has_gates;
+  in.preact = activation.has_l0 && config.dead.preact_coefficient > 0;
   in.l0_target = activation.has_l0 && config.model.l0_coefficient > 0 && config.model.l0_target > 0;
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;

@@ -236,7 +236,7 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
   if (!chosen.has_l1 && !chosen.has_l0) unused("model.l1_warmup_steps", activation);
   if (!chosen.has_l0)
     for (const char* name : {"model.jumprelu_threshold", "model.jumprelu_bandwidth",
-                             "model.l0_coefficient", "model.l0_target"})
+                             "model.l0_coefficient", "model.l0_target", "dead.preact_coefficient"})
       unused(name, activation);
   else if (config.data.normalize == "none")
     remarks.emplace_back(

@@ -57,7 +57,7 @@ struct Lists {
         row(s.codes.row.const_data_ptr<int32_t>()),
         value(s.codes.value.const_data_ptr<float>()),
         x(s.x_bd.const_data_ptr<float>()),
-        g(s.g_bd.const_data_ptr<float>()),
+        g(s.g_bd.defined() ? s.g_bd.const_data_ptr<float>() : nullptr),
         latent(s.latent_c.defined() ? s.latent_c.const_data_ptr<int64_t>() : nullptr),
         every_latent(!s.latent_c.defined()),
         lists(s.codes.latents),
@@ -103,9 +103,10 @@ struct Gradient {
       const float *g[4] = {}, *x[4] = {};
       float z[4] = {}, dz[4] = {};
       for (int64_t i = 0; i < count; ++i) {
-        g[i] = from.g + static_cast<int64_t>(from.row[e + i]) * d;
+        if (from.g != nullptr) g[i] = from.g + static_cast<int64_t>(from.row[e + i]) * d;
         x[i] = from.x + static_cast<int64_t>(from.row[e + i]) * d;
-        const double slope = from.factor * dot(g[i], w, d) + from.l1 * norm;
+        const double of_g = from.g != nullptr ? dot(g[i], w, d) : 0;
+        const double slope = from.factor * of_g + from.l1 * norm;
         z[i] = static_cast<float>(from.factor * from.value[e + i]);
         dz[i] = static_cast<float>(gain * slope);
         input += gain * slope;

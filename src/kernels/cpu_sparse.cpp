@@ -164,7 +164,7 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
   const auto* row = args.codes.row.const_data_ptr<int32_t>();
   const auto* value = args.codes.value.const_data_ptr<float>();
   const float* x = args.x_bd.const_data_ptr<float>();
-  const float* g = args.g_bd.const_data_ptr<float>();
+  const float* g = args.g_bd.defined() ? args.g_bd.const_data_ptr<float>() : nullptr;
   const float* w_dec = args.w_dec_ld.const_data_ptr<float>();
   float* grad_dec = out.w_dec_ld.mutable_data_ptr<float>();
   float* grad_enc = out.w_enc_ld.mutable_data_ptr<float>();
@@ -180,8 +180,8 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
     const double gain = gains != nullptr ? gains[j] : 1;
     double z_sum = 0, dz_sum = 0;
     for (int64_t e = start[j]; e < start[j + 1]; ++e) {
-      const float* g_row = g + static_cast<int64_t>(row[e]) * d;
-      const double dz = dot(g_row, w, d) + args.l1 * norm;
+      const float* g_row = g != nullptr ? g + static_cast<int64_t>(row[e]) * d : nullptr;
+      const double dz = (g != nullptr ? dot(g_row, w, d) : 0) + args.l1 * norm;
       if (path.decoder) add_scaled(grad_dec + j * d, value[e], g_row, d);
       add_scaled(grad_enc + j * d, static_cast<float>(gain * dz),
                  x + static_cast<int64_t>(row[e]) * d, d);

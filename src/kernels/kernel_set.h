@@ -37,7 +37,7 @@ struct CodePath {
 struct RowGradientArgs {
   const LatentCodes& codes;
   const at::Tensor& x_bd;  // as in EncodeArgs
-  const at::Tensor& g_bd;  // dL/d x_hat
+  const at::Tensor& g_bd;  // dL/d x_hat; undefined = 0, where the decoder does not learn
   const at::Tensor& w_dec_ld;
   double l1 = 0;  // adds l1 * sum z |w_dec row|
   CodePath path = {};
@@ -66,7 +66,7 @@ struct LatentRows {
 struct GradientSource {
   const LatentCodes& codes;
   const at::Tensor& x_bd;  // as in EncodeArgs
-  const at::Tensor& g_bd;  // dL/d x_hat
+  const at::Tensor& g_bd;  // dL/d x_hat, as in RowGradientArgs
   double factor = 1;       // of all that comes from here
   double l1 = 0;           // adds l1 * sum z |w_dec row|
   at::Tensor latent_c =

@@ -132,7 +132,8 @@ void add_gradients(const Lists& source, const Chunk& chunk, const at::Tensor& w,
   const at::Tensor index = of.codes.row.narrow(0, begin, count).to(at::kLong);
   const at::Tensor z = of.codes.value.narrow(0, begin, count);
   const at::Tensor list = at::repeat_interleave(start.diff());
-  at::Tensor dz = products(of.g_bd, w, index, start, list);
+  at::Tensor dz = of.g_bd.defined() ? products(of.g_bd, w, index, start, list)
+                                    : at::zeros({count}, of.x_bd.options());
   if (of.factor != 1) dz.mul_(of.factor);
   if (of.l1 != 0) {
     const at::Tensor norm = w.norm(2, 1);

@@ -242,6 +242,12 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   if (args.auxk_alpha > 0)
     shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));
   at::Tensor mine = shared + l1;
+  at::Tensor pulled = at::zeros({});
+  if (args.preact > 0) {
+    const at::Tensor dead = args.dead_l.to(at::kFloat) * p.w_dec.detach().norm(2, 1);
+    pulled = ((p.extra[0] - v).relu() * dead).sum() * (args.preact / (batch * args.var_total));
+    mine = mine + pulled;
+  }
   double l0_loss = 0;
   if (args.l0 > 0) {
     const at::Tensor open = Jump::apply(v, p.extra[0], dictionary.config.jumprelu_bandwidth, true);
@@ -252,7 +258,8 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   GenericLoss out;
   out.fvu = world_sum(mesh, square.item<double>(), false) / (batch * args.var_total);
   out.loss = world_sum(mesh, shared.item<double>(), false) +
-             world_sum(mesh, l1.item<double>(), true) + l0_loss;
+             world_sum(mesh, l1.item<double>(), true) +
+             world_sum(mesh, pulled.item<double>(), true) + l0_loss;
   const auto gradient = [](const at::Tensor& t) {
     return t.grad().defined() ? t.grad() : at::zeros_like(t);
   };

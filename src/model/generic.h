@@ -22,6 +22,7 @@ struct GenericArgs {
   double auxk_alpha = 0;   // 0 = no AuxK
   int64_t k_aux = 0;
   at::Tensor dead_l;  // bool [l], where auxk_alpha > 0
+  double preact = 0;  // coefficient of train/preact.h, with dead_l
   double l0 = 0;      // coefficient, already warmed up; with model.l0_target
 };
 

@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/fixed_point.h"
 #include "kernels/kernel_set.h"
@@ -17,46 +17,52 @@ namespace megadict {
 
 namespace {
 
-// Of each of the two columns.
-std::array<double, 2> largest_terms(const LatentTerms& terms) {
-  std::array<double, 2> largest = {};
-  for (const at::Tensor& term_e2 : terms.term_e2)
-    for (size_t i = 0; i < 2; ++i)
-      largest[i] = std::max(largest[i], largest_magnitude(term_e2.select(1, static_cast<int>(i))));
+// Of each column.
+std::vector<double> largest_terms(const LatentTerms& terms) {
+  std::vector<double> largest(static_cast<size_t>(terms.sums));
+  for (const at::Tensor& term_ec : terms.term_ec)
+    for (int64_t i = 0; i < term_ec.size(1); ++i) {
+      double& so_far = largest[static_cast<size_t>(i)];
+      so_far = std::max(so_far, largest_magnitude(term_ec.select(1, i)));
+    }
   return largest;
 }
 
-// The two sums of each own row over the whole batch: [own, 2] fp64.
+// The sums of each own row over the whole batch: [own, sums] fp64.
 at::Tensor sums_of_latents(const Mesh& mesh, const TrainState& state, const LatentTerms& terms,
                            int64_t batch_rows, Sums sums) {
   const auto fp64 = at::TensorOptions(at::kDouble).device(state.dictionary.b_enc_l.device());
   const bool exact = sums == Sums::exact;
-  at::Tensor up, down;
+  at::Tensor up = at::ones({terms.sums}, at::kDouble), down = at::ones({terms.sums}, at::kDouble);
   if (exact) {
-    std::array<double, 2> largest = largest_terms(terms);
-    mesh.world->all_reduce(view_of(largest.data(), 2), ReduceOp::max, "largest term");
-    // What is not finite is found in the residual, and ends the run.
-    if (!std::isfinite(largest[0]) || !std::isfinite(largest[1]))
-      return at::full({state.own.size(), 2}, std::numeric_limits<double>::quiet_NaN(), fp64);
-    const FixedPoint units[2] = {fixed_point(largest[0], batch_rows),
-                                 fixed_point(largest[1], batch_rows)};
-    up = at::tensor({units[0].up, units[1].up}, fp64);
-    down = at::tensor({units[0].down, units[1].down}, fp64);
+    std::vector<double> largest = largest_terms(terms);
+    mesh.world->all_reduce(view_of(largest.data(), terms.sums), ReduceOp::max, "largest term");
+    for (int64_t i = 0; i < terms.sums; ++i) {
+      const double its = largest[static_cast<size_t>(i)];
+      // What is not finite is found in the residual, and ends the run.
+      if (!std::isfinite(its))
+        return at::full({state.own.size(), terms.sums}, std::numeric_limits<double>::quiet_NaN(),
+                        fp64);
+      const FixedPoint unit = fixed_point(its, batch_rows);
+      up[i] = unit.up;
+      down[i] = unit.down;
+    }
   }
-  at::Tensor all = at::zeros({state.padded(), 2}, fp64.dtype(exact ? at::kLong : at::kDouble));
+  at::Tensor all =
+      at::zeros({state.padded(), terms.sums}, fp64.dtype(exact ? at::kLong : at::kDouble));
   for (size_t i = 0; i < terms.latent.size(); ++i) {
-    at::Tensor term = terms.term_e2[i].to(at::kDouble);
-    if (exact) term = term.mul_(up).round_().to(at::kLong);
-    all.index_add_(0, terms.latent[i], term);
+    at::Tensor term = terms.term_ec[i].to(at::kDouble);
+    const int64_t columns = term.size(1);
+    if (exact) term = term.mul_(up.narrow(0, 0, columns).to(term.device())).round_().to(at::kLong);
+    all.narrow(1, 0, columns).index_add_(0, terms.latent[i], term);
   }
   at::Tensor own = all;
   if (mesh.data_size() > 1) {
-    own = at::empty({state.block, 2}, all.options());
+    own = at::empty({state.block, terms.sums}, all.options());
     const at::Tensor& send = all;
     mesh.data->reduce_scatter(view_of(send), view_of(own), "terms of latents");
   }
-  own = own.narrow(0, 0, state.own.size()).to(at::kDouble);
-  return exact ? own.mul_(down) : own;
+  return own.narrow(0, 0, state.own.size()).to(at::kDouble) * down.to(fp64.device());
 }
 
 at::Tensor own_part(const TrainState& state, const at::Tensor& rows_l) {
@@ -70,7 +76,7 @@ void add_edges(const Dictionary& dictionary, const Codes& edges, const at::Tenso
   if (edges.nnz() == 0) return;
   const at::Tensor g = kernels_for(g_bd).products(edges, g_bd, dictionary.w_dec_ld);
   to.latent.push_back(edges.latent);
-  to.term_e2.push_back(at::stack({g, at::ones_like(g)}, 1));
+  to.term_ec.push_back(at::stack({g, at::ones_like(g)}, 1));
 }
 
 void add_magnitudes(const Dictionary& dictionary, const Codes& codes, const at::Tensor& g_bd,
@@ -78,7 +84,7 @@ void add_magnitudes(const Dictionary& dictionary, const Codes& codes, const at::
   if (codes.nnz() == 0) return;
   const at::Tensor s = kernels_for(g_bd).products(codes, g_bd, dictionary.w_dec_ld);
   to.latent.push_back(codes.latent);
-  to.term_e2.push_back(at::stack({s, s * codes.value}, 1));
+  to.term_ec.push_back(at::stack({s, s * codes.value}, 1));
 }
 
 L0Penalty l0_penalty(const ModelConfig& model, double weight, double l0) {
@@ -88,7 +94,7 @@ L0Penalty l0_penalty(const ModelConfig& model, double weight, double l0) {
 }
 
 std::vector<at::Tensor> extra_gradients(const Mesh& mesh, const TrainState& state,
-                                        const LatentTerms& terms, double l0_slope,
+                                        const LatentTerms& terms, const ThresholdPull& pull,
                                         int64_t batch_rows, Sums sums) {
   const Dictionary& dictionary = state.dictionary;
   if (dictionary.extra_l.empty()) return {};
@@ -99,8 +105,13 @@ std::vector<at::Tensor> extra_gradients(const Mesh& mesh, const TrainState& stat
   };
   if (activation_named(dictionary.config.activation).has_gates)
     return {(second - parameter(1) * first).to(at::kFloat), first.to(at::kFloat)};
-  const at::Tensor g = parameter(0) * first + second * l0_slope;
-  return {(g / -dictionary.config.jumprelu_bandwidth).to(at::kFloat)};
+  at::Tensor g = parameter(0) * first + second * pull.l0_slope;
+  g = g / -dictionary.config.jumprelu_bandwidth;
+  // Of dead latents, on the rows on which they did not fire.
+  if (pull.preact > 0)
+    g += (static_cast<double>(batch_rows) - own.select(1, 2)) * own_part(state, pull.norm_l) *
+         pull.preact;
+  return {g.to(at::kFloat)};
 }
 
 int64_t update_extra(const Mesh& mesh, std::span<const at::Tensor> gradients,

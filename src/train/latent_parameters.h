@@ -16,9 +16,11 @@
 
 namespace megadict {
 
-// Terms of the two sums, of a step's tokens of my data row and latents.
+// Terms of the two sums, of a step's tokens of my data row and latents. With train/preact.h a third
+// counts codes.
 struct LatentTerms {
-  std::vector<at::Tensor> latent, term_e2;  // i32 [e], f32 [e, 2]
+  int64_t sums = 2;
+  std::vector<at::Tensor> latent, term_ec;  // i32 [e], f32 [e, 2 or 3]
 };
 
 // jumprelu: g and 1 of each edge (Encoded::edges). gated: s and s z of each code.
@@ -33,10 +35,17 @@ struct L0Penalty {
 // `weight`: model.l0_coefficient, warmed up, over var_total.
 L0Penalty l0_penalty(const ModelConfig& model, double weight, double l0);
 
+// What else a step says about jumprelu's thresholds.
+struct ThresholdPull {
+  double l0_slope = 0;
+  double preact = 0;  // Preact::weight, with the third sum
+  at::Tensor norm_l;  // Preact::norm_l
+};
+
 // Gradients of the own rows, in units of B times the mean gradient. Collective over data; exact
 // sums over world too.
 std::vector<at::Tensor> extra_gradients(const Mesh& mesh, const TrainState& state,
-                                        const LatentTerms& terms, double l0_slope,
+                                        const LatentTerms& terms, const ThresholdPull& pull,
                                         int64_t batch_rows, Sums sums);
 
 // Returns how many gradients were not finite: what they belong to is left alone. Collective over

@@ -42,15 +42,15 @@ AuxResult finish_auxk(Step& step, int64_t batch_rows) {
 // whole batch's L0. Collective over data, with a target or exact sums over world.
 void finish_extra(Step& step, int64_t batch_rows) {
   const ModelConfig& model = step.state.dictionary.config;
-  double l0 = 0, slope = 0;
+  double l0 = 0;
+  ThresholdPull pull{.preact = step.preact.weight, .norm_l = step.preact.norm_l};
   if (step.l0_weight > 0 && model.l0_target > 0) {
     int64_t codes = step.sums.l0;
     step.mesh.world->all_reduce(view_of(&codes, 1), ReduceOp::sum, "batch l0");
     l0 = static_cast<double>(codes) / static_cast<double>(batch_rows);
   }
-  if (step.l0_weight > 0) slope = l0_penalty(model, step.l0_weight, l0).slope;
-  step.extra =
-      extra_gradients(step.mesh, step.state, step.terms, slope, batch_rows, step.sums_as());
+  if (step.l0_weight > 0) pull.l0_slope = l0_penalty(model, step.l0_weight, l0).slope;
+  step.extra = extra_gradients(step.mesh, step.state, step.terms, pull, batch_rows, step.sums_as());
 }
 
 double extra_square(const Step& step) {
@@ -71,17 +71,20 @@ Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, b
   UpdateArgs args = update_args(step.config.optim, lr, step.state.step + 1);
   ExactBDec exact;
   if (step.config.deterministic) {
-    exact = bound_b_dec(step.mesh, step.state, step.g_own, step.parts, aux_factor, batch_rows);
+    exact = bound_b_dec(step.mesh, step.state, step.g_own, step.parts, aux_factor, step.preact,
+                        batch_rows);
     args.b_dec_up = exact.of_latents.up;
     if (!exact.finite) step.sums.not_finite += 1;
   }
-  const UpdateResult result =
-      update_in_one_pass(step.parts, step.aux, aux_factor, args, step.screen(), step.state);
+  const PreactSources preact(step.preact, step.state.own, batch_rows, step.parts);
+  const UpdateResult result = update_in_one_pass(step.parts, step.aux, aux_factor, preact.sources,
+                                                 args, step.screen(), step.state);
   if (step.config.deterministic)
     b_dec_d += sum_b_dec(step.mesh, exact, step.g_own, result.b_dec_d);
   else
     b_dec_d += result.b_dec_d.to(b_dec_d.device());
-  share_updates(step.mesh, step.config.optim, step.aux, step.parts, step.screen(), step.state);
+  share_updates(step.mesh, step.config.optim, step.aux, step.parts, preact.sources, step.screen(),
+                step.state);
   Updated out{result.skipped};
   if (want_norm)
     out.norm = gradient_norm(step.mesh, result.square + extra_square(step), b_dec_d) /
@@ -93,6 +96,8 @@ Updated by_tensors(Step& step, double aux_factor, double lr, int64_t batch_rows,
   TrainState& state = step.state;
   Gradients& gradients = step.work.gradients;
   if (step.aux.active()) merge_auxk(step.aux, aux_factor, gradients);
+  if (step.preact.active() && step.mesh.data_index == 0)
+    add_all_rows(state.dictionary, step.preact, batch_rows, gradients.rows);
   finish_b_dec(state.dictionary, gradients);
   const RowGradients own = sum_over_data(step.mesh, gradients.rows, state);
   const OptimConfig& optim = step.config.optim;
@@ -141,9 +146,11 @@ StepResult result_of(const Step& step, const StepSums& total, int64_t rows, doub
   out.l1 = total.l1 / b;
   out.l1_loss = step.l1_weight * out.l1;
   out.gate_loss = total.gate_square / b;
+  out.preact_loss = total.preact / b;
   if (step.l0_weight > 0)
     out.l0_loss = l0_penalty(step.state.dictionary.config, step.l0_weight, out.l0).loss;
-  out.loss = reconstruction + out.aux_loss + out.l1_loss + out.l0_loss + out.gate_loss;
+  out.loss =
+      reconstruction + out.aux_loss + out.l1_loss + out.l0_loss + out.gate_loss + out.preact_loss;
   out.finite = total.not_finite == 0 && std::isfinite(out.loss);
   out.stop = total.terminate > 0 ? StopRequest::terminate
              : total.requeue > 0 ? StopRequest::requeue
@@ -175,6 +182,8 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   const int64_t batch_rows = run_stages(step);
   const AuxResult aux = finish_auxk(step, batch_rows);
   finish_extra(step, batch_rows);
+  if (step.preact.active())
+    step.sums.preact = finish_preact(mesh, state.dictionary, batch_rows, step.preact);
   const OptimConfig& optim = config.optim;
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction) *

@@ -47,6 +47,7 @@ struct StepResult {
   double aux_loss = 0;
   double l1_loss = 0;
   double l0_loss = 0;
+  double preact_loss = 0;
   double gate_loss = 0;                 // gated: of what the gates alone reconstruct, as fvu
   std::vector<double> prefix_fvu = {};  // of matryoshka's prefixes, the last = fvu; else empty
   double l0 = 0;

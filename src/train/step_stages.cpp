@@ -36,6 +36,9 @@ void begin(Step& step) {
   if (activation.has_l1) step.l1_weight = model.l1_coefficient * risen;
   if (activation.has_l0) step.l0_weight = model.l0_coefficient * risen;
   const DeadConfig& dead = step.config.dead;
+  if (activation.has_l0)
+    step.preact = make_preact(state, dead.preact_coefficient, dead.window_tokens, step.sums_as());
+  if (step.preact.active()) step.terms.sums = 3;
   if (dead.auxk_alpha > 0 && state.step % dead.auxk_every == 0 &&
       state.tokens >= dead.window_tokens)
     step.aux = make_auxk(step.mesh, dead_mask(state, dead.window_tokens), dead.k_aux,
@@ -65,6 +68,7 @@ void add_to_tensors(Step& step, const BatchPart& part, bool first) {
   kernels_for(part.g_bd).row_gradients(
       {part.codes, part.xc_bd, part.g_bd, dictionary.w_dec_ld, part.l1, path}, gradients.rows);
   if (part.aux) add_auxk_gradients(dictionary, part.xc_bd, *part.aux, step.aux);
+  if (step.preact.active()) add_fired(dictionary, step.preact, part, gradients.rows);
 }
 
 // Rows of a micro-batch that the screen is compared on with the exact result.
@@ -179,6 +183,11 @@ void residual(Step& step, Micro& micro) {
   else
     step.work.gradients.b_dec_d += g_own.sum(0, false, at::kDouble);
   if (step.gated) gate_residual(step, micro);
+  if (step.preact.active()) {
+    const at::Tensor own = owned_slot(step.mesh, micro.fwd.xc_bd, micro.rows.part.slot);
+    add_to_preact(step.state.dictionary, own.narrow(0, 0, micro.rows.part.owned.size()),
+                  micro.fwd.codes, step.preact, step.terms);
+  }
 }
 
 // To the update in one pass, or into the gradient tensors.

@@ -7,6 +7,7 @@
 #include "model/auxk.h"
 #include "model/matryoshka.h"
 #include "train/latent_parameters.h"
+#include "train/preact.h"
 #include "train/step.h"
 #include "train/step_sums.h"
 #include "train/token_exchange.h"
@@ -28,6 +29,7 @@ struct Step {
   double l0_weight = 0;  // L0 coefficient, likewise
   bool gated = false;    // model/gated.h
   LatentTerms terms = {};
+  Preact preact = {};
   std::vector<at::Tensor> extra = {};  // gradients of Dictionary::extra_l, own rows
   bool one_pass = true;
   std::vector<BatchPart> parts = {};   // of an update in one pass

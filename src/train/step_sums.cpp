@@ -38,6 +38,7 @@ at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums
     put(w + kWords + 2 * p, sums.prefix_squares[static_cast<size_t>(p)]);
   put(w + 2, sums.l1);
   put(w + 11, sums.gate_square);
+  put(w + 13, sums.preact);
   // Exact integers while each half stays below 2^24.
   w[4] = static_cast<float>(sums.l0 / kCountUnit);
   w[5] = static_cast<float>(sums.l0 % kCountUnit);
@@ -55,6 +56,7 @@ at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums
     sums.prefix_squares[static_cast<size_t>(p)] = get(w + kWords + 2 * p);
   sums.l1 = get(w + 2);
   sums.gate_square = get(w + 11);
+  sums.preact = get(w + 13);
   sums.l0 = static_cast<int64_t>(w[4]) * kCountUnit + static_cast<int64_t>(w[5]);
   sums.not_finite = w[6];
   sums.requeue = w[7];

@@ -52,6 +52,7 @@ struct Case {
   const KernelSet* kernels = nullptr;  // for CPU tensors; nullptr = the usual
   const char* matryoshka = "";
   double l0_target = 0;
+  double preact = 0;
   bool jumps() const { return std::string(activation) == "jumprelu"; }
   bool gated() const { return std::string(activation) == "gated"; }
   bool relu() const { return std::string(activation) == "relu"; }
@@ -142,6 +143,7 @@ struct Bench {
     config.optim.warmup_steps = 0;
     config.optim.decay_fraction = 0;
     config.dead = {c.auxk_alpha, p.k_aux, kWindow};
+    config.dead.preact_coefficient = c.preact;
     config.total_steps = 10;
   }
 
@@ -172,6 +174,7 @@ struct Bench {
     const Rows rows = gather_rows(mesh, micro(whole, 0), problem.x_bd.size(1), {}, at::kCPU);
     GenericArgs args{state.var_total, c.batch,       c.relu() || c.gated() ? problem.l1 : 0.0,
                      c.auxk_alpha,    problem.k_aux, state.tokens_since_fired_l.ge(kWindow)};
+    args.preact = c.preact;
     if (c.jumps()) args.l0 = state.dictionary.config.l0_coefficient;
     return generic_loss(mesh, state.dictionary, rows, args);
   }
