@@ -108,7 +108,7 @@ Fields dead_fields(DeadConfig& c) {
        between(1, 1e9), notice},
       {"dead.preact_coefficient", &c.preact_coefficient, "",
        "jumprelu: weight of sum over dead latents of (threshold - v) |w_dec|; 0 = off",
-       between(0, 1e6)},
+       between(0, 1e6), notice},
       {"dead.auxk_stratum", &c.auxk_stratum, "latents",
        "AuxK: at most so many dead latents compete in a step, others in another; 0 = all, exact",
        between(0, kMostIndices), notice},
