@@ -214,7 +214,6 @@ ExitCode run_waves(Sweep& sweep, Communicator& world, StreamGroups& stream) {
     auto points = static_cast<int32_t>(index != kNoPoint && sweep.leads());
     world.all_reduce(view_of(&points, 1), ReduceOp::sum, "points of a wave");
     if (points == 0) return code_of_stop();
-    say(fmt::format("{} point(s) share one stream: group 0 reads", points));
     const std::unique_ptr<SharedStream> rows = stream.next_wave();
     sweep.rows = rows.get();
     if (index != kNoPoint) run_point(sweep, index);
@@ -282,14 +281,17 @@ ExitCode run_sweep(Launch& launch, const SweepConfig& config, const std::vector<
   const int per_group = launch.facts().ranks / config.groups;
   say(fmt::format("{} points, {} group(s) of {} rank(s), in {}", points.size(), config.groups,
                   per_group, config.dir));
-  if (config.share_stream && config.groups == 1)
-    note("note: sweep.share_stream: there is one group, which reads for itself");
+  const bool shares = config.share_stream && config.groups > 1;
+  if (shares)
+    say(fmt::format("{} points at a time share one stream; group 0 reads it", config.groups));
+  else if (config.share_stream)
+    note("note: sweep.share_stream has no effect: there is one group");
   ExitCode code = ExitCode::done;
   {
     const int index = launch.facts().rank / per_group;
     Launch group(launch, index);
     Sweep sweep{group, config, points, claims, args};
-    if (config.share_stream && config.groups > 1) {
+    if (shares) {
       StreamGroups stream(launch, group, index, points.front().settings);
       code = run_waves(sweep, launch.world(), stream);
     } else {
