@@ -10,6 +10,7 @@
 #include "app/sweep.h"
 #include "app/sweep_evaluate.h"
 #include "app/sweep_grid.h"
+#include "app/sweep_stream.h"
 #include "app/sweep_table.h"
 #include "app/together.h"
 #include "base/error.h"
@@ -43,6 +44,8 @@ std::vector<Field> own_fields(SweepOptions& own) {
       {"mesh.sweep", &own.groups, "groups",
        "of equal size, a point each at a time; 0 = as many as points and mesh allow",
        between(0, 1048576)},
+      {"sweep.share_stream", &own.sweep.share_stream, "",
+       "one group reads for all, which train in lockstep; data settings and seed of all alike"},
       {"sort", &own.sweep.sort, "",
        "the table's column; -NAME: the largest first; default fvu, else train/fvu"},
       {"count", &own.count, "", "print the number of points and end"},
@@ -187,6 +190,7 @@ int run_sweep_command(Launch& launch, const Args& args) {
   for (const SweepPoint& point : points) require(point.settings.config.data.path, "data.path");
   own.sweep.groups = settle_groups(own, launch.facts().ranks, points);
   refuse_meshes(points, launch.facts().ranks / own.sweep.groups);
+  if (own.sweep.share_stream) refuse_other_streams(points);
   start_watchdog(own.settings.config.debug);
   return static_cast<int>(run_sweep(launch, own.sweep, points, args));
 }

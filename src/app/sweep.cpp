@@ -9,8 +9,10 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <optional>
 
+#include "app/sweep_stream.h"
 #include "app/sweep_table.h"
 #include "app/together.h"
 #include "app/training.h"
@@ -71,7 +73,8 @@ struct Sweep {
   const std::vector<SweepPoint>& points;
   const Claims& claims;
   const Args& args;
-  int64_t cursor = 0;  // points before it are nobody's to take any more
+  int64_t cursor = 0;            // points before it are nobody's to take any more
+  SharedStream* rows = nullptr;  // of the wave under way; nullptr = each point reads by itself
   bool leads() const { return group.facts().rank == 0; }
 };
 
@@ -143,8 +146,8 @@ PointRecord train_point(Sweep& sweep, const SweepPoint& point, const std::string
   try {
     std::optional<LogFile> log;
     agree(sweep.group.world(), [&] { log.emplace(sweep.leads() ? folder + "/log.txt" : ""); });
-    const ExitCode code =
-        train_dictionary(sweep.group, settings, sweep.args, sweep.group.facts().ranks > 1);
+    const ExitCode code = train_dictionary(sweep.group, settings, sweep.args,
+                                           sweep.group.facts().ranks > 1, sweep.rows);
     return {.status = code == ExitCode::done ? "done" : "interrupted", .code = code};
   } catch (const std::exception& error) {
     return failure(sweep, error_of(error));
@@ -179,14 +182,8 @@ ExitCode run_point(Sweep& sweep, int64_t index) {
   return record.code;
 }
 
-// Until nothing is left to take. 0, or 75 and 143 after a signal.
-ExitCode run_group(Sweep& sweep) {
-  for (;;) {
-    const int64_t index = next_point(sweep);
-    if (index == kNoPoint) break;
-    const ExitCode code = run_point(sweep, index);
-    if (code == ExitCode::requeue || code == ExitCode::terminated) return code;
-  }
+// 75 and 143 after a signal to this rank.
+ExitCode code_of_stop() {
   switch (stop_requested()) {
     case StopRequest::none:
       return ExitCode::done;
@@ -196,6 +193,32 @@ ExitCode run_group(Sweep& sweep) {
       return ExitCode::terminated;
   }
   return ExitCode::done;
+}
+
+// Until nothing is left to take. 0, or 75 and 143 after a signal.
+ExitCode run_group(Sweep& sweep) {
+  for (;;) {
+    const int64_t index = next_point(sweep);
+    if (index == kNoPoint) return code_of_stop();
+    const ExitCode code = run_point(sweep, index);
+    if (code == ExitCode::requeue || code == ExitCode::terminated) return code;
+  }
+}
+
+// The same, all groups together: a point each, then all meet. Who has none, or whose point has
+// ended, still takes part in the others' stream.
+ExitCode run_waves(Sweep& sweep, Communicator& world, StreamGroups& stream) {
+  for (;;) {
+    const int64_t index = next_point(sweep);
+    world.wait_for_all();
+    auto points = static_cast<int32_t>(index != kNoPoint && sweep.leads());
+    world.all_reduce(view_of(&points, 1), ReduceOp::sum, "points of a wave");
+    if (points == 0) return code_of_stop();
+    const std::unique_ptr<SharedStream> rows = stream.next_wave();
+    sweep.rows = rows.get();
+    if (index != kNoPoint) run_point(sweep, index);
+    rows->finish();
+  }
 }
 
 struct Counts {
@@ -258,11 +281,22 @@ ExitCode run_sweep(Launch& launch, const SweepConfig& config, const std::vector<
   const int per_group = launch.facts().ranks / config.groups;
   say(fmt::format("{} points, {} group(s) of {} rank(s), in {}", points.size(), config.groups,
                   per_group, config.dir));
+  const bool shares = config.share_stream && config.groups > 1;
+  if (shares)
+    say(fmt::format("{} points at a time share one stream; group 0 reads it", config.groups));
+  else if (config.share_stream)
+    note("note: sweep.share_stream has no effect: there is one group");
   ExitCode code = ExitCode::done;
   {
-    Launch group(launch, launch.facts().rank / per_group);
+    const int index = launch.facts().rank / per_group;
+    Launch group(launch, index);
     Sweep sweep{group, config, points, claims, args};
-    code = run_group(sweep);
+    if (shares) {
+      StreamGroups stream(launch, group, index, points.front().settings);
+      code = run_waves(sweep, launch.world(), stream);
+    } else {
+      code = run_group(sweep);
+    }
   }
   launch.world().wait_for_all();
   auto stopped = static_cast<int32_t>(code);

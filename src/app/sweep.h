@@ -13,10 +13,11 @@ namespace megadict {
 
 struct SweepConfig {
   std::string dir;
-  int groups = 1;      // of equal size
-  int64_t only = -1;   // this point alone; -1 = all
-  bool retry = false;  // failed points are tried again
-  std::string sort;    // of the table
+  int groups = 1;             // of equal size
+  int64_t only = -1;          // this point alone; -1 = all
+  bool retry = false;         // failed points are tried again
+  std::string sort;           // of the table
+  bool share_stream = false;  // one group reads for all (sweep_stream.h)
 };
 
 // Runs what is not done yet. A point that fails (errors 1 to 4) is recorded and the next one

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "app/memory_check.h"
 #include "app/run_folder.h"
@@ -190,7 +191,16 @@ void judge_final(const Mesh& mesh, const TrainJob& job, const at::Tensor& truth_
 
 }  // namespace
 
-ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, bool agree_on_rows) {
+TrainingRows open_training_rows(Launch& launch, Settings settings) {
+  TrainData data = open_data(launch.world(), settings);
+  const Config& config = settings.config;
+  const BatchPlan plan(data.rows, config.data, config.run.seed, data.survivors);
+  stage_data(launch, config.data.stage_dir, plan, data);
+  return {std::move(data.rows), plan};
+}
+
+ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, bool agree_on_rows,
+                          SharedStream* rows) {
   Config& config = settings.config;
   if (agree_on_rows && config.mesh.overlap)
     fail_agreed(ExitCode::usage,
@@ -209,7 +219,8 @@ ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, b
     check_memory(launch, config, data.rows.width(),
                  static_cast<int64_t>(size_of(data.rows.facts().dtype)), data.rows_left());
   const OtherFolders others = read_other_folders(launch.world(), config, start, data.rows.width());
-  const Mesh mesh = make_mesh(world, config.mesh);
+  Mesh mesh = make_mesh(world, config.mesh);
+  if (rows != nullptr) mesh.sweep = &rows->across();
   TrainJob job{.data_config = config.data,
                .model = config.model,
                .step = {config.optim, config.dead, config.model.l1_warmup_steps, plan.steps(),
@@ -228,7 +239,8 @@ ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, b
                .identity = identity_of(data),
                .resume_from = start.checkpoint,
                .resume_config = start.config_path,
-               .agree_on_rows = agree_on_rows};
+               .agree_on_rows = agree_on_rows,
+               .rows = rows};
   job.model.init_from = others.init_from;
   // A start that is refused has written nothing.
   resolve_field(

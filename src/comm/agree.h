@@ -8,8 +8,9 @@
 
 namespace megadict {
 
-// Runs `work`, which calls no collective, on every rank. An Error that some rank throws (of several
-// the lowest rank's) is thrown on all of them, agreed; its text names the rank. Collective.
+// Runs `work`, which calls no collective of `world`, on every rank. An Error that some rank throws
+// (of several the lowest rank's) is thrown on all of them, agreed; its text names the rank.
+// Collective.
 void agree(Communicator& world, const std::function<void()>& work);
 
 }  // namespace megadict

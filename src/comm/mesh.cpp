@@ -29,7 +29,8 @@ std::string Mesh::name() const {
 }
 
 double communication_seconds(const Mesh& mesh) {
-  return mesh.world->seconds() + mesh.feature->seconds() + mesh.data->seconds();
+  const double shared = mesh.sweep != nullptr ? mesh.sweep->seconds() : 0;
+  return mesh.world->seconds() + mesh.feature->seconds() + mesh.data->seconds() + shared;
 }
 
 MeshConfig resolve_mesh(const MeshConfig& config, int ranks) {

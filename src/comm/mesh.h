@@ -22,6 +22,8 @@ struct Mesh {
   Communicator* world = nullptr;          // not owned
   std::unique_ptr<Communicator> feature;  // same data_index; members share the same tokens
   std::unique_ptr<Communicator> data;     // same feature_index; members share the same latents
+  // Equal ranks of a sweep's groups, where these share their rows; not owned.
+  Communicator* sweep = nullptr;
   int data_index = 0, feature_index = 0;
 
   int data_size() const { return data->size(); }
@@ -29,7 +31,7 @@ struct Mesh {
   std::string name() const;  // "2x3": D x F
 };
 
-// This rank's, in calls of all three: what its computing waits for.
+// This rank's, in calls of all of them: what its computing waits for.
 double communication_seconds(const Mesh& mesh);
 
 // Collective over world. Refuses (exit 2, agreed) a product that is not the number of ranks, with

@@ -13,7 +13,8 @@
 
 namespace megadict {
 
-struct MicroBatch {
+// All of a micro-batch but its rows.
+struct MicroBatchFacts {
   int64_t step = 0;
   int64_t micro = 0;
   bool last_of_step = false;
@@ -21,6 +22,9 @@ struct MicroBatch {
   int64_t rows = 0;        // global rows of this micro-batch
   RowPart part;
   DType dtype = DType::f32;
+};
+
+struct MicroBatch : MicroBatchFacts {
   Bytes data;                    // [slot, width] of dtype, padding rows zero
   std::vector<int64_t> row_ids;  // global ids of the owned real rows
 };

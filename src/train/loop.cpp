@@ -4,7 +4,9 @@
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "base/clock.h"
@@ -136,14 +138,25 @@ void report_misses(const Run& run, const ScreenStats& screen) {
                    screen.given_up ? "; from here on this rank encodes in fp32" : ""));
 }
 
-MicroBatch next_rows(const Run& run, BatchStream& stream) {
+// Where the rows come from: a stream of this run's own, or one shared with others.
+struct RowSource {
+  MicroBatchSource next;
+  std::function<double()> wait_seconds;
+};
+
+template <class Stream>
+RowSource source_of(Stream& stream) {
+  return {[&stream] { return stream.next(); }, [&stream] { return stream.wait_seconds(); }};
+}
+
+MicroBatch next_rows(const Run& run, const RowSource& stream) {
   if (!run.job.agree_on_rows || run.job.step.overlap) return stream.next();
   MicroBatch next;
   agree(*run.mesh.world, [&] { next = stream.next(); });
   return next;
 }
 
-ExitCode steps(Run& run, BatchStream& stream) {
+ExitCode steps(Run& run, const RowSource& stream) {
   const TrainJob& job = run.job;
   release_free_memory();
   StepWorkspace workspace = make_workspace(run.state, job.kernels.encode);
@@ -180,6 +193,18 @@ ExitCode steps(Run& run, BatchStream& stream) {
   return ExitCode::done;
 }
 
+ExitCode train(Run& run) {
+  const TrainJob& job = run.job;
+  const Mesh& mesh = run.mesh;
+  if (job.rows != nullptr) {
+    job.rows->start(run.state.step);
+    return steps(run, source_of(*job.rows));
+  }
+  BatchStream stream(*job.data, *job.plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,
+                     mesh.feature_index, run.state.step, job.data_config.queue);
+  return steps(run, source_of(stream));
+}
+
 }  // namespace
 
 ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state) {
@@ -189,11 +214,10 @@ ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state) {
   run.log.begin(run.state);
   const bool trained = run.state.step < job.step.total_steps;
   if (trained) {
-    BatchStream stream(*job.data, *job.plan, mesh.data_size(), mesh.feature_size(), mesh.data_index,
-                       mesh.feature_index, run.state.step, job.data_config.queue);
-    const ExitCode code = steps(run, stream);
+    const ExitCode code = train(run);
     if (code != ExitCode::done) return code;
   }
+  if (job.rows != nullptr) job.rows->finish();  // others may need rows while this one is judged
   calibrate(run);
   if (trained) save(run, "");
   save(run, job.run.dir + "/final");

@@ -8,6 +8,7 @@
 #include "data/batch_plan.h"
 #include "data/config.h"
 #include "data/shard_index.h"
+#include "data/shared_stream.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/step.h"
@@ -35,6 +36,7 @@ struct TrainJob {
   // A row that one rank cannot read ends the run on all (exit 3, agreed), at the price of a small
   // all-reduce a micro-batch: for who goes on afterwards. Not where messages overlap.
   bool agree_on_rows = false;
+  SharedStream* rows = nullptr;  // nullptr = this run reads by itself
 };
 
 // From `state` (start_state() of train/start.h) to the end. Collective over the mesh. Returns done,

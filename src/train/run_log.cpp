@@ -166,7 +166,8 @@ void RunLog::end(const TrainState& state) {
 
 ordered_json communication_by_axis(const Mesh& mesh) {
   ordered_json out;
-  for (const Communicator* axis : {mesh.world, mesh.feature.get(), mesh.data.get()}) {
+  for (const Communicator* axis : {mesh.world, mesh.feature.get(), mesh.data.get(), mesh.sweep}) {
+    if (axis == nullptr) continue;
     ordered_json& calls = out[axis->axis()] = ordered_json::object();
     for (const auto& [name, count] : axis->counts())
       calls[name] = {{"kind", count.kind}, {"calls", count.calls}, {"bytes", count.bytes}};
