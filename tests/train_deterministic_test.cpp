@@ -123,7 +123,7 @@ INSTANTIATE_TEST_SUITE_P(
         Trial{{"jumprelu_lazy_matryoshka", "jumprelu", "linear", 61, 0, 0, "fp32", "tokens",
                "adam_b1_0", nullptr, "0.25,70"}},
         Trial{{"jumprelu_preact", "jumprelu", "linear", 61, 16, 1.0 / 32, "fp32", "tokens",
-               "adam_b1_0", nullptr, "0.25,70", 20, 0.3}},
+               "adam_b1_0", nullptr, "0.25,70", 20, 0.3, true}},
         Trial{{"gated_micro_ema", "gated", "linear", 61, 16, 1.0 / 32}, DType::f32, 0.9},
         Trial{{"gated_lazy_tied", "gated", "tied", 61, 0, 0, "fp32", "tokens", "adam_b1_0"}},
         Trial{{"half_normalised", "topk", "linear", 61, 16, 0}, DType::f16, 0, true},

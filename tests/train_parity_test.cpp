@@ -137,9 +137,9 @@ Case matryoshka(const char* name, const char* activation, const char* decoder, i
 
 Case jumping(const char* name, const char* decoder, int64_t batch, int64_t micro, double auxk_alpha,
              double l0_target, const char* exchange = "tokens", const KernelSet* kernels = nullptr,
-             const char* prefixes = "", double preact = 0) {
+             const char* prefixes = "", double preact = 0, bool log = false) {
   return {name,     "jumprelu", decoder, batch,    micro,     auxk_alpha, "fp32",
-          exchange, "adam",     kernels, prefixes, l0_target, preact};
+          exchange, "adam",     kernels, prefixes, l0_target, preact,     log};
 }
 
 Case gated(const char* name, const char* decoder, int64_t batch, int64_t micro, double auxk_alpha,
@@ -226,6 +226,7 @@ INSTANTIATE_TEST_SUITE_P(
         jumping("jumprelu_matryoshka", "linear", 61, 16, 0, 20, "tokens", nullptr, "0.25,70"),
         jumping("jumprelu_tensors", "linear", 61, 0, 0, 20, "tokens", &kSmallChunks),
         jumping("jumprelu_one_row", "linear", 1, 0, 0, 20),
+        jumping("jumprelu_log", "linear", 61, 16, 0, 20, "tokens", nullptr, "", 0.3, true),
         jumping("preact", "linear", 61, 0, 0, 20, "tokens", nullptr, "", 0.3),
         jumping("preact_micro_auxk", "linear", 61, 16, 1.0 / 32, 20, "tokens", nullptr, "", 0.3),
         jumping("preact_gradients", "tied", 61, 16, 0, 20, "gradients", nullptr, "", 0.3),

@@ -70,7 +70,7 @@ Encoded encode_batch_topk(const Mesh& mesh, const Dictionary& dictionary, const 
 constexpr LatentParameter kThresholds[] = {
     {.name = "threshold",
      .start = [](const ModelConfig& config) { return config.jumprelu_threshold; },
-     .least = 0,
+     .positive = true,
      .pre_activation = true}};
 
 // Bounds that differ between latents are moved into the biases, so that one bound, 0, serves all: a

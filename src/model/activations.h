@@ -2,7 +2,6 @@
 // it.
 #pragma once
 
-#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,8 +44,8 @@ struct Encoded {
 struct LatentParameter {
   std::string_view name;  // of the tensor in files
   double (*start)(const ModelConfig&);
-  double least = -std::numeric_limits<double>::infinity();  // updates stop there
-  bool pre_activation = false;                              // of their size: grows with them
+  bool positive = false;        // or 0
+  bool pre_activation = false;  // of their size: grows with them
 };
 
 struct ActivationFn {

@@ -23,6 +23,7 @@ struct ModelConfig {
   // is 0; divided by var_total.
   double jumprelu_threshold = 1e-3;  // at the start
   double jumprelu_bandwidth = 1e-3;  // of the rectangle that stands for the jump's derivative
+  bool jumprelu_log = false;         // a threshold's logarithm is learnt (B8); slow in short runs
   double l0_coefficient = 1.0;
   double l0_target = 20;
   // Prefixes of the latents that reconstruct alone, "64,0.25,1024": sizes, or shares where below 1.

@@ -85,5 +85,6 @@ at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot);
 double sum_of_squares(const at::Tensor& x);           // fp64
 at::Tensor row_squares(const at::Tensor& rows_bd);    // fp64 [b]; each row's bits its own
 at::Tensor norms_of_rows(const at::Tensor& rows_ld);  // fp64 [l]
+at::Tensor exp_each(const at::Tensor& x_l);           // fp32; each element's bits its own
 
 }  // namespace megadict

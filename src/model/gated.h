@@ -16,7 +16,4 @@ struct GatedCodes {
 // `open`: entries with v > 0.
 GatedCodes gated_codes(const Dictionary& dictionary, Codes open);
 
-// e^r_mag, f32; each latent's bits its own.
-at::Tensor magnitude_gains(const at::Tensor& r_mag_l);
-
 }  // namespace megadict

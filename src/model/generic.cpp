@@ -129,7 +129,7 @@ at::Tensor batch_topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, 
 
 struct Leaves {
   at::Tensor w_enc, w_dec, b_enc, b_dec;
-  std::vector<at::Tensor> extra = {};
+  std::vector<at::Tensor> learnt = {}, extra = {};  // logarithms with jumprelu_log
 };
 
 at::Tensor leaf(const at::Tensor& tensor) {
@@ -213,7 +213,11 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const at::AutoGradMode grad_on(true);
   Leaves p{leaf(dictionary.w_enc_ld), {}, leaf(dictionary.b_enc_l), leaf(dictionary.b_dec_d)};
   p.w_dec = dictionary.tied() ? p.w_enc : leaf(dictionary.w_dec_ld);
-  for (const at::Tensor& extra : dictionary.extra_l) p.extra.push_back(leaf(extra));
+  for (const at::Tensor& extra : dictionary.extra_l) {
+    const bool log = dictionary.config.jumprelu_log;
+    p.learnt.push_back(leaf(log ? extra.log() : extra));
+    p.extra.push_back(log ? p.learnt.back().exp() : p.learnt.back());
+  }
   const auto comm = reinterpret_cast<int64_t>(mesh.feature.get());
   const Pass pass{mesh, dictionary, args, p, comm};
   const auto batch = static_cast<double>(args.batch_rows);
@@ -267,7 +271,8 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : over_data(mesh, gradient(p.w_dec));
   out.b_enc_l = over_data(mesh, gradient(p.b_enc));
   out.b_dec_d = over_data(mesh, gradient(p.b_dec));
-  for (const at::Tensor& extra : p.extra) out.extra_l.push_back(over_data(mesh, gradient(extra)));
+  for (const at::Tensor& learnt : p.learnt)
+    out.extra_l.push_back(over_data(mesh, gradient(learnt)));
   return out;
 }
 

@@ -105,12 +105,14 @@ std::vector<at::Tensor> extra_gradients(const Mesh& mesh, const TrainState& stat
   };
   if (activation_named(dictionary.config.activation).has_gates)
     return {(second - parameter(1) * first).to(at::kFloat), first.to(at::kFloat)};
-  at::Tensor g = parameter(0) * first + second * pull.l0_slope;
+  const at::Tensor theta = parameter(0);
+  at::Tensor g = theta * first + second * pull.l0_slope;
   g = g / -dictionary.config.jumprelu_bandwidth;
   // Of dead latents, on the rows on which they did not fire.
   if (pull.preact > 0)
     g += (static_cast<double>(batch_rows) - own.select(1, 2)) * own_part(state, pull.norm_l) *
          pull.preact;
+  if (dictionary.config.jumprelu_log) g = g * theta;
   return {g.to(at::kFloat)};
 }
 
@@ -121,9 +123,12 @@ int64_t update_extra(const Mesh& mesh, std::span<const at::Tensor> gradients,
   int64_t skipped = 0;
   for (size_t i = 0; i < gradients.size(); ++i) {
     const at::Tensor mine = own_part(state, dictionary.extra_l[i]);
-    Parameter row{mine, state.extra[i].m, state.extra[i].v};
+    // A logarithm moves from wherever it is: a threshold that is left alone keeps its bits.
+    const bool by_factors = dictionary.config.jumprelu_log;
+    Parameter row{by_factors ? at::zeros_like(mine) : mine, state.extra[i].m, state.extra[i].v};
     skipped += kernels_for(mine).update_rows(row, gradients[i], {}, args);
-    mine.clamp_min_(parameters[i].least);
+    if (by_factors) mine.mul_(exp_each(row.w));
+    if (parameters[i].positive) mine.clamp_min_(0);
     share_rows(mesh, dictionary.extra_l[i], state, "rows of latent parameters");
   }
   return skipped;

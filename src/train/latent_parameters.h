@@ -3,7 +3,8 @@
 //
 // jumprelu's thresholds (B8): with g = dL/dz and K the rectangle of the bandwidth's width around 0,
 //   dL/dtheta = -sum over tokens of (theta g + slope of the L0 penalty) K(v - theta) / bandwidth
-// where no other parameter learns of K. gated's magnitudes (B7): with s = <dL/d x_hat, W_dec row>
+// where no other parameter learns of K; with model.jumprelu_log it is log theta that is
+// learnt, with theta times that. gated's magnitudes (B7): with s = <dL/d x_hat, W_dec row>
 // of each code z = e^r y + b_mag,
 //   dL/db_mag = sum over codes of s;  dL/dr = sum of s (z - b_mag)
 // Either needs two sums over tokens of each latent.

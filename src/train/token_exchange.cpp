@@ -6,7 +6,7 @@
 #include <bit>
 #include <numeric>
 
-#include "model/gated.h"
+#include "model/forward.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -135,7 +135,7 @@ CodePath path_of(PartOf of, const Dictionary& dictionary, Range latents) {
   if (of == PartOf::codes) return {};
   if (of == PartOf::gates) return {.decoder = false};
   const at::Tensor r_mag = dictionary.extra_l[0].narrow(0, latents.begin, latents.size());
-  return {.gain_l = magnitude_gains(r_mag), .bias = false};
+  return {.gain_l = exp_each(r_mag), .bias = false};
 }
 
 LatentCodes ArrivingLists::wait() {

@@ -64,6 +64,18 @@ def test_jumprelu_learns_and_arrives_at_its_l0(megadict_bin, data, tmp_path):
     assert held_out_fvu(out) == pytest.approx(fvu_by_the_formula(data, out), rel=1e-4)
 
 
+def test_dead_jumprelus_are_pulled_to_their_thresholds(megadict_bin, data, tmp_path):
+    """From thresholds that few rows reach."""
+    high = {"model__jumprelu_threshold": 0.6, "model__l0_coefficient": 0, "dead__window_tokens": 1010,
+            "dead__auxk_alpha": 0, "data__tokens": 101 * 300}  # fmt: skip
+    dead = []
+    for coefficient in (0, 0.01):
+        out = tmp_path / str(coefficient)
+        train(megadict_bin, data, out, "jumprelu", dead__preact_coefficient=coefficient, **high)
+        dead.append([line["sparsity/dead_features"] for line in metrics(out) if "fvu" in line][-1])
+    assert dead[0] > 20 and dead[1] < dead[0] / 2
+
+
 def test_gated_learns_and_its_gates_close(megadict_bin, data, tmp_path):
     out = tmp_path / "run"
     train(megadict_bin, data, out, "gated", data__tokens=101 * 600)
@@ -112,6 +124,7 @@ def test_a_run_in_two_parts_on_other_meshes_has_the_same_bits(megadict_bin, data
         ({"model.matryoshka_weights": "1,1"}, "there are no prefixes"),
         ({"model.activation": "jumprelu", "kernels.encode": "screen_int8"}, "it is for topk and batchtopk"),
         ({"model.jumprelu_bandwidth": "0"}, "model.jumprelu_bandwidth"),
+        ({"model.jumprelu_log": "true"}, "allowed: jumprelu, above 0"),
         ({"model.jumprelu_threshold": "-1"}, "model.jumprelu_threshold"),
     ],
 )

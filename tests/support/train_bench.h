@@ -53,6 +53,7 @@ struct Case {
   const char* matryoshka = "";
   double l0_target = 0;
   double preact = 0;
+  bool jumprelu_log = false;
   bool jumps() const { return std::string(activation) == "jumprelu"; }
   bool gated() const { return std::string(activation) == "gated"; }
   bool relu() const { return std::string(activation) == "relu"; }
@@ -103,6 +104,7 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   model.l1_coefficient = p.l1;
   model.matryoshka = c.matryoshka;
   model.jumprelu_bandwidth = p.bandwidth;
+  model.jumprelu_log = c.jumprelu_log;
   model.l0_coefficient = 0.7;
   model.l0_target = c.l0_target;
   Dictionary out = empty_dictionary(model, n, d, latents, padded, at::kCPU);
