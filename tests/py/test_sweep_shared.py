@@ -101,12 +101,16 @@ def expect_same_runs(out, expected):
         assert same_bits(expected / "points" / name / "final", out / "points" / name / "final")
 
 
-@pytest.mark.parametrize("ranks, mesh", [(2, {}), (4, {"mesh__feature": 2})], ids=["two groups", "two of 1x2"])
-def test_usr1_saves_all_groups_and_each_goes_on_where_it_was(megadict_bin, data, tmp_path, ranks, mesh):
+SHORTER = {"data__tokens": 101 * 1500, "checkpoint__every_steps": 100}
+
+
+@pytest.mark.parametrize("ranks, more", [(2, LONG), (4, {"mesh__feature": 2, **SHORTER})],
+                         ids=["two groups", "two of 1x2"])
+def test_usr1_saves_all_groups_and_each_goes_on_where_it_was(megadict_bin, data, tmp_path, ranks, more):
     """The second start has one point back at its beginning: the other waits for it."""
     out, whole = tmp_path / "sweep", tmp_path / "whole"
-    assert run(megadict_bin, sweep_words(data, whole, ["model.k=2,4"], **LONG, **mesh), ranks=ranks).returncode == 0
-    given = sweep_words(data, out, ["model.k=2,4"], **SHARED, **LONG, **mesh)
+    assert run(megadict_bin, sweep_words(data, whole, ["model.k=2,4"], **more), ranks=ranks).returncode == 0
+    given = sweep_words(data, out, ["model.k=2,4"], **SHARED, **more)
     process = start(megadict_bin, given, ranks=ranks)
     wait_until(lambda: begun(out), process)
     process.send_signal(signal.SIGUSR1)
@@ -177,9 +181,9 @@ def test_a_shard_that_cannot_be_read_fails_the_points(megadict_bin, data, tmp_pa
 
 
 REFUSED = [
-    ("data.batch_size=101,50", "point data.batch_size=50 has data.batch_size = '50', "
-                               "point data.batch_size=101 has '101'"),
-    ("run.seed=0,1", "point run.seed=1 has run.seed = '1', point run.seed=0 has '0'"),
+    ("data.batch_size=101,50", "point model.k=2_data.batch_size=50 has data.batch_size = '50', "
+                               "point model.k=2_data.batch_size=101 has '101'"),
+    ("run.seed=0,1", "point model.k=2_run.seed=1 has run.seed = '1', point model.k=2_run.seed=0 has '0'"),
     ("data.tokens=6060,5050", "has data.tokens = '5050'"),
     ("mesh.feature=1,2", "has mesh.feature = '2'"),
 ]
