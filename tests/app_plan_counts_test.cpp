@@ -63,6 +63,7 @@ struct Planned {
 Planned planned(const Config& config, bool all_dead) {
   PlanInput in = plan_input(config, kWidth, 4, 0);
   if (!all_dead) in.k_aux = 0;
+  if (!all_dead) in.preact = false;
   Planned counts;
   for (const Transfer& transfer : transfers(in, config.mesh.data, config.mesh.feature))
     if (transfer.bytes > 0)
@@ -171,9 +172,25 @@ TEST(PlanCounts, JumpreluStep) {
       config.run.deterministic = deterministic;
       config.mesh.exchange = "tokens";
       config.optim.name = "adam_b1_0";
+      config.dead.preact_coefficient = deterministic ? 1e-3 : 0;
       compare(config, false);
       config.mesh.exchange = deterministic ? "tokens" : "gradients";
       config.data.micro_batch_size = 17;
+      compare(config, true);
+    }
+}
+
+TEST(PlanCounts, GatedStep) {
+  for (const char* exchange : {"gradients", "tokens"})
+    for (const bool deterministic : {false, true}) {
+      if (deterministic && std::string(exchange) == "gradients") continue;
+      Config config = small();
+      config.model.activation = "gated";
+      config.run.deterministic = deterministic;
+      config.mesh.exchange = exchange;
+      compare(config, false);
+      config.data.micro_batch_size = 17;
+      config.mesh.overlap = true;
       compare(config, true);
     }
 }

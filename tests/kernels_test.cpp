@@ -152,16 +152,23 @@ TEST_P(Kernels, DecodeAndRowGradientsMatchDenseAlgebra) {
                            1e-9, 1e-9));
 
   const LatentCodes by_latent = set().by_latent(codes);
-  for (double l1 : {0.0, 0.7}) {
-    RowGradients out{at::ones({s.l, s.d}), at::ones({s.l, s.d}), at::ones({s.l})};
-    set().row_gradients({by_latent, x_, g, w_dec, l1}, out);
-    const at::Tensor norm = w_dec.norm(2, {1}, true);
-    const at::Tensor dz = (g.mm(w_dec.t()) + l1 * norm.t()) * z.gt(0);
-    const at::Tensor d_dec = z.t().mm(g) + l1 * z.sum(0).unsqueeze(1) * w_dec / norm;
-    EXPECT_TRUE(at::allclose(out.w_dec_ld - 1, d_dec, 1e-3, 1e-3));
-    EXPECT_TRUE(at::allclose(out.w_enc_ld - 1, dz.t().mm(x_), 1e-3, 1e-3));
-    EXPECT_TRUE(at::allclose(out.b_enc_l - 1, dz.sum(0), 1e-3, 1e-3));
-  }
+  const at::Tensor gain = at::rand({s.l}) + 0.5;
+  const CodePath paths[] = {{}, {.decoder = false}, {.gain_l = gain, .bias = false}};
+  for (const CodePath& path : paths)
+    for (double l1 : {0.0, 0.7}) {
+      const auto ones = [](at::IntArrayRef sizes) { return at::ones(sizes); };
+      RowGradients out{ones({s.l, s.d}), ones({s.l, s.d}), ones({s.l}), ones({s.l})};
+      set().row_gradients({by_latent, x_, g, w_dec, l1, path}, out);
+      const at::Tensor norm = w_dec.norm(2, {1}, true);
+      const at::Tensor dz = (g.mm(w_dec.t()) + l1 * norm.t()) * z.gt(0);
+      const at::Tensor of_input = path.gain_l.defined() ? dz * gain : dz;
+      const at::Tensor d_dec = z.t().mm(g) + l1 * z.sum(0).unsqueeze(1) * w_dec / norm;
+      const double dec = path.decoder ? 1 : 0, bias = path.bias ? 1 : 0;
+      EXPECT_TRUE(at::allclose(out.w_dec_ld - 1, d_dec * dec, 1e-3, 1e-3));
+      EXPECT_TRUE(at::allclose(out.w_enc_ld - 1, of_input.t().mm(x_), 1e-3, 1e-3));
+      EXPECT_TRUE(at::allclose(out.b_enc_l - 1, dz.sum(0) * bias, 1e-3, 1e-3));
+      EXPECT_TRUE(at::allclose(out.input_l - 1, of_input.sum(0), 1e-3, 1e-3));
+    }
 }
 
 // A row's step by the formulas of optimiser.h, in fp64: returns w, changes m and v.
@@ -230,6 +237,8 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
   const LatentCodes no_codes =
       set().by_latent(set().above({x_, w_.index_select(0, none), bias_.index_select(0, none)}, 0));
   at::Tensor g = at::randn({s.b, s.d}), g2 = at::randn({s.b, s.d});
+  const CodePath gates{.decoder = false},
+      magnitudes{.gain_l = at::rand({s.l}) + 0.5, .bias = false};
   for (const Optimiser& optimiser : all_optimisers())
     for (const bool tied : {false, true}) {
       const auto latent_rows = [&] {
@@ -252,7 +261,9 @@ TEST_P(Kernels, RowPassEqualsGradientsThenUpdate) {
       const UpdateArgs args{optimiser.kind, 1e-2, .9, .99, 1e-8, 9, 1, !tied};
       const std::vector<GradientSource> sources = {{by_latent, x_, g, 1, 0.3},
                                                    {few_by_latent, x_, g2, 0.25, 0, some},
-                                                   {no_codes, x_, g2, 0.25, 0, none}};
+                                                   {no_codes, x_, g2, 0.25, 0, none},
+                                                   {by_latent, x_, g2, 1, 0.1, {}, gates},
+                                                   {by_latent, x_, g, 1, 0, {}, magnitudes}};
       const RowPassResult result = set().row_pass(sources, rows, args);
       const RowPassResult reference = kTensorKernels.row_pass(sources, want, args);
       EXPECT_EQ(result.skipped, 0);

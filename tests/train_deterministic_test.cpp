@@ -122,6 +122,10 @@ INSTANTIATE_TEST_SUITE_P(
               0.9},
         Trial{{"jumprelu_lazy_matryoshka", "jumprelu", "linear", 61, 0, 0, "fp32", "tokens",
                "adam_b1_0", nullptr, "0.25,70"}},
+        Trial{{"jumprelu_preact", "jumprelu", "linear", 61, 16, 1.0 / 32, "fp32", "tokens",
+               "adam_b1_0", nullptr, "0.25,70", 20, 0.3, true}},
+        Trial{{"gated_micro_ema", "gated", "linear", 61, 16, 1.0 / 32}, DType::f32, 0.9},
+        Trial{{"gated_lazy_tied", "gated", "tied", 61, 0, 0, "fp32", "tokens", "adam_b1_0"}},
         Trial{{"half_normalised", "topk", "linear", 61, 16, 0}, DType::f16, 0, true},
         Trial{{"bfloat_tied_ema", "topk", "tied", 61, 0, 0}, DType::bf16, 0.99, true}),
     [](const auto& row) { return row.param.c.name; });
@@ -157,7 +161,7 @@ TEST(Deterministic, UnitsOfBDecAreThoseOfOneRank) {
     parts[0].g_bd = g;
     parts[0].codes = codes;
     parts[0].aux = AuxForward{aux, g};
-    return bound_b_dec(bench.mesh, bench.state, {g}, parts, 1, 61).of_latents.up;
+    return bound_b_dec(bench.mesh, bench.state, {g}, parts, 1, {}, 61).of_latents.up;
   };
   std::unique_ptr<Communicator> self = make_self_communicator("world");
   // Over an octave: somewhere the bound crosses a power of two between `longest` and 24 more.

@@ -41,6 +41,10 @@ at::Tensor without_near_ties(const Case& c, const Problem& p) {
     const at::Tensor from = v - p.threshold_n();
     for (const double edge : {-p.bandwidth / 2, 0.0, p.bandwidth / 2})
       clear.logical_and_((from - edge).abs().gt(1e-5).all(1));
+  } else if (c.gated()) {
+    // Neither at a gate nor at a magnitude's ReLU.
+    const at::Tensor m = (v - p.b_enc_n) * p.r_mag_n().exp() + p.b_mag_n();
+    clear = v.abs().gt(1e-5).all(1).logical_and_(m.abs().gt(1e-5).all(1));
   } else if (!c.whole_batch()) {
     clear = smallest_gap(v, p.k).gt(1e-5);
   }
@@ -109,7 +113,7 @@ void expect_parity(const Case& c, const Problem& p) {
     }
     check("b_enc", applied(bench.state.b_enc), mine(oracle.b_enc_l), alone(one.b_enc_l));
     for (size_t i = 0; i < oracle.extra_l.size(); ++i)
-      check("threshold", applied(bench.state.extra[i]), mine(oracle.extra_l[i]),
+      check("latent parameter", applied(bench.state.extra[i]), mine(oracle.extra_l[i]),
             alone(one.extra_l[i]));
     check("b_dec", workspace.b_dec_d / batch, oracle.b_dec_d, one.b_dec_d);
     const at::Tensor rows = bench.state.dictionary.w_dec_ld;
@@ -133,9 +137,16 @@ Case matryoshka(const char* name, const char* activation, const char* decoder, i
 
 Case jumping(const char* name, const char* decoder, int64_t batch, int64_t micro, double auxk_alpha,
              double l0_target, const char* exchange = "tokens", const KernelSet* kernels = nullptr,
-             const char* prefixes = "") {
-  return {name,   "jumprelu", decoder, batch,   micro,    auxk_alpha,
-          "fp32", exchange,   "adam",  kernels, prefixes, l0_target};
+             const char* prefixes = "", double preact = 0, bool log = false) {
+  return {name,     "jumprelu", decoder, batch,    micro,     auxk_alpha, "fp32",
+          exchange, "adam",     kernels, prefixes, l0_target, preact,     log};
+}
+
+Case gated(const char* name, const char* decoder, int64_t batch, int64_t micro, double auxk_alpha,
+           const char* exchange = "tokens", const KernelSet* kernels = nullptr,
+           const char* prefixes = "") {
+  return {name,   "gated",  decoder, batch,   micro,   auxk_alpha,
+          "fp32", exchange, "adam",  kernels, prefixes};
 }
 
 class Parity : public testing::TestWithParam<Case> {
@@ -215,6 +226,17 @@ INSTANTIATE_TEST_SUITE_P(
         jumping("jumprelu_matryoshka", "linear", 61, 16, 0, 20, "tokens", nullptr, "0.25,70"),
         jumping("jumprelu_tensors", "linear", 61, 0, 0, 20, "tokens", &kSmallChunks),
         jumping("jumprelu_one_row", "linear", 1, 0, 0, 20),
+        jumping("jumprelu_log", "linear", 61, 16, 0, 20, "tokens", nullptr, "", 0.3, true),
+        jumping("preact", "linear", 61, 0, 0, 20, "tokens", nullptr, "", 0.3),
+        jumping("preact_micro_auxk", "linear", 61, 16, 1.0 / 32, 20, "tokens", nullptr, "", 0.3),
+        jumping("preact_gradients", "tied", 61, 16, 0, 20, "gradients", nullptr, "", 0.3),
+        jumping("preact_matryoshka_tensors", "linear", 61, 16, 0, 20, "tokens", &kSmallChunks,
+                "0.25,70", 0.3),
+        gated("gated", "linear", 61, 0, 0), gated("gated_micro_auxk", "linear", 61, 16, 1.0 / 32),
+        gated("gated_gradients", "linear", 61, 16, 0, "gradients"),
+        gated("gated_tied", "tied", 61, 0, 0), gated("gated_one_row", "linear", 1, 0, 0),
+        gated("gated_matryoshka", "linear", 61, 16, 0, "tokens", nullptr, "0.25,70"),
+        gated("gated_tensors", "linear", 61, 16, 1.0 / 32, "tokens", &kSmallChunks),
         Case{"relu", "relu", "linear", 61, 0, 0},
         Case{"relu_micro_auxk", "relu", "linear", 37, 10, 1.0 / 32},
         Case{"relu_tied", "relu", "tied", 5, 0, 0},

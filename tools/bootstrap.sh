@@ -196,6 +196,32 @@ change_venv() {
   rm -f "$unfinished"
 }
 
+# ---- Packages whose pins contradict the environment's, in a folder of their own ------------------
+
+peers=$MEGADICT_HOME/peers
+peers_file=tests/requirements-peers.txt
+
+peers_hash() { { "$venv/bin/python" -V; cat "$root/$peers_file"; } | sha256sum | cut -c 1-32; }
+
+pip_install_peers() {
+  rm -rf "$peers.making"
+  pip install --no-deps --target "$peers.making" -r "$root/$peers_file" &&
+    peers_hash >"$peers.making/megadict-stamp" && rm -rf "$peers" && mv "$peers.making" "$peers"
+}
+
+install_peers() {
+  [ -e "$root/$peers_file" ] || die "$root/$peers_file is missing: the clone is not complete"
+  if [ "$(peers_hash)" = "$(cat "$peers/megadict-stamp" 2>/dev/null)" ]; then
+    say "other tools' packages: all there, in $peers"
+    return
+  fi
+  exec 9>"$MEGADICT_HOME/bootstrap.lock"
+  flock 9
+  watched "other tools' packages in $peers" "$log" pip_install_peers ||
+    die "pip could not install $peers_file" "its last lines stand above; then run this again"
+  exec 9>&-
+}
+
 install_venv() {
   local python python_version file
   for file in $(requirement_files "$level"); do
@@ -223,4 +249,5 @@ mkdir -p "$MEGADICT_HOME" || die "cannot make the folder $MEGADICT_HOME" "set ME
 say "Megadict set-up ($level), shared folder $MEGADICT_HOME"
 install_packages
 [ "$level" = sandbox ] || install_venv
+[ "$level" != tests ] || install_peers
 say "set-up complete in $(seconds_as_text "$SECONDS")"

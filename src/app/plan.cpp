@@ -32,7 +32,7 @@ constexpr int64_t kRowLoss = 5 * kDouble;
 // A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
 // histogram's copies.
 constexpr int64_t kListedEntry = 64;
-// A listed latent of jumprelu: as listed, and its place among those kept.
+// A listed latent of jumprelu or gated: as listed, and its place among those kept.
 constexpr int64_t kListedEdge = 2 * kFloat + 2 * kCounter;
 
 int64_t largest_shard(int64_t n, int parts) {
@@ -68,8 +68,8 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
     out.push_back({"2", "topk candidates", "feature", kFloat * places * foreign});
     out.push_back({"3", "topk thresholds", "feature", thresholds});
   }
-  out.push_back({"4", "reconstruction", "feature", in.levels * partial});
-  out.push_back({"5", "residual gradient", "feature", in.levels * vectors});
+  out.push_back({"4", "reconstruction", "feature", in.levels() * partial});
+  out.push_back({"5", "residual gradient", "feature", in.levels() * vectors});
   if (in.k_aux == 0) return;
   const int64_t places = candidate_width(in.k_aux, feature_size);
   out.push_back({"aux", "dead counts", "feature", kCounter * (feature_size - 1)});
@@ -79,9 +79,11 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"aux", "auxk residual gradient", "feature", vectors});
 }
 
-// Of one row over `latents` latents. Without a k about half of them are positive at the start.
+// Of one row over `latents` latents. Without a k about half of them are positive at the start, and
+// gates are as many as codes.
 int64_t codes_of_row(const PlanInput& in, int64_t latents) {
-  return in.select == PlanInput::Select::positive ? latents / 2 : std::min(in.k, latents);
+  if (in.select != PlanInput::Select::positive) return std::min(in.k, latents);
+  return latents / 2 * (in.gates ? 2 : 1);
 }
 
 void add_all_rows(const PlanInput& in, int data_size, int feature_size,
@@ -93,16 +95,26 @@ void add_all_rows(const PlanInput& in, int data_size, int feature_size,
   out.push_back({"7", "rows b_enc", "data", foreign});
 }
 
-// jumprelu's thresholds: two sums of each latent to its owner, the new one back.
-void add_extra(const PlanInput& in, int data_size, int feature_size, int64_t world_counter,
-               std::vector<Transfer>& out) {
-  if (in.l0_target) out.push_back({"6", "batch l0", "world", world_counter});
+// Received by one of `ranks` that all-reduce.
+int64_t all_reduced(int64_t bytes, int64_t ranks) {
+  return 2 * bytes * (ranks - 1) / ranks;
+}
+
+// Of jumprelu and gated: two sums of each latent to its owner, the new parameters back.
+void add_extra(const PlanInput& in, int data_size, int feature_size, std::vector<Transfer>& out) {
+  const int64_t ranks = int64_t{data_size} * feature_size, sums = in.preact ? 3 : 2;
+  if (in.l0_target) out.push_back({"6", "batch l0", "world", all_reduced(kCounter, ranks)});
   if (in.extra == 0) return;
   const int64_t foreign =
       ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
-  if (in.deterministic) out.push_back({"7", "largest edge", "world", world_counter});
-  out.push_back({"7", "edges", "data", 2 * kDouble * foreign});
-  out.push_back({"7", "rows threshold", "data", kFloat * foreign});
+  if (in.deterministic)
+    out.push_back({"7", "largest term", "world", all_reduced(sums * kDouble, ranks)});
+  out.push_back({"7", "terms of latents", "data", sums * kDouble * foreign});
+  if (in.preact)
+    out.push_back({"7", "row sum", "world",
+                   all_reduced(kDouble * in.width, ranks) +
+                       (in.deterministic ? all_reduced(kDouble, ranks) : 0)});
+  out.push_back({"7", "rows of latent parameters", "data", in.extra * kFloat * foreign});
 }
 
 // Option B: gradients to the rows' owners, all rows back.
@@ -137,8 +149,9 @@ void add_tokens(const PlanInput& in, int data_size, int feature_size, std::vecto
   };
   const int64_t codes = codes_of_row(in, in.latents), sizes = 2 * kCounter * others * parts;
   out.push_back({"7", "rows to owners", "data", in.sample_bytes * in.width * rows});
-  out.push_back({"7", "residual gradient to owners", "data", in.levels * kFloat * in.width * rows});
-  out.push_back({"7", "list sizes", "data", sizes * (in.levels + (in.k_aux > 0 ? 1 : 0))});
+  out.push_back(
+      {"7", "residual gradient to owners", "data", in.levels() * kFloat * in.width * rows});
+  out.push_back({"7", "list sizes", "data", sizes * (in.levels() + (in.k_aux > 0 ? 1 : 0))});
   out.push_back({"7", "codes to owners", "data", lists(codes), true});
   if (in.k_aux > 0) {
     out.push_back({"aux", "auxk residual gradient to owners", "data", kFloat * in.width * rows});
@@ -175,7 +188,7 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
   for (int64_t begin = 0; begin < in.batch; begin += in.micro)
     rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
   rows = rows * data_size - slot_rows(in, in.batch, data_size, feature_size) * feature_size;
-  const int64_t vectors = 1 + in.levels + (in.k_aux > 0 ? 1 : 0);
+  const int64_t vectors = 1 + in.levels() + (in.k_aux > 0 ? 1 : 0);
   const int64_t codes = codes_of_row(in, in.latents) / feature_size;
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
 }
@@ -185,11 +198,11 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
 int64_t overlap_bytes(const PlanInput& in, int64_t rows, int data_size, int feature_size) {
   if (!in.overlap || in.micro >= in.batch) return 0;
   const int64_t raw = in.sample_bytes * in.width, vector = kFloat * in.width;
-  int64_t of_row = raw + in.levels * vector;
-  if (data_size > 1) of_row += 4 * raw + in.levels * vector;
+  int64_t of_row = raw + in.levels() * vector;
+  if (data_size > 1) of_row += 4 * raw + in.levels() * vector;
   if (!updates_in_one_pass(in, data_size))
-    of_row +=
-        3 * ((1 + in.levels) * vector + 2 * kFloat * (codes_of_row(in, in.latents) / feature_size));
+    of_row += 3 * ((1 + in.levels()) * vector +
+                   2 * kFloat * (codes_of_row(in, in.latents) / feature_size));
   return of_row * rows;
 }
 
@@ -201,10 +214,10 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   // x - b_dec and x, or partial reconstructions and, of several shards, as many on their way.
   const int64_t exact = in.deterministic ? (feature_size > 1 ? 2 : 1) : 0;
   // Of a matryoshka dictionary those of each level, and its gradient.
-  const int64_t whole = (3 + exact + 2 * (in.levels - 1)) * vector * rows;
+  const int64_t whole = (3 + exact + 2 * (in.levels() - 1)) * vector * rows;
   // Residual and gradient of the owned rows, AuxK's too; their squares in double.
   const int64_t own =
-      (((in.k_aux > 0 ? 3 : 1) + in.levels) * vector + 2 * kDouble * in.width) * slot;
+      (((in.k_aux > 0 ? 3 : 1) + in.levels()) * vector + 2 * kDouble * in.width) * slot;
   // Value and index of a code three times: selected, kept, by latent. Candidates go and come.
   using enum PlanInput::Select;
   const int64_t codes = codes_of_row(in, latents);
@@ -281,8 +294,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.select = activation.whole_batch ? PlanInput::Select::batch
               : activation.has_k     ? PlanInput::Select::row
                                      : PlanInput::Select::positive;
-  in.levels = static_cast<int64_t>(levels_of(config.model, config.model.n_latents).size());
+  in.prefixes = static_cast<int64_t>(levels_of(config.model, config.model.n_latents).size());
   in.extra = static_cast<int64_t>(activation.parameters.size());
+  in.gates = activation.has_gates;
+  in.preact = activation.has_l0 && config.dead.preact_coefficient > 0;
   in.l0_target = activation.has_l0 && config.model.l0_coefficient > 0 && config.model.l0_target > 0;
   in.tied = config.model.decoder == "tied";
   in.average = config.optim.ema > 0;
@@ -307,23 +322,23 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   std::vector<Transfer> out;
   add_feature_axis(in, data_size, feature_size, out);
   const int64_t ranks = int64_t{data_size} * feature_size, others = data_size - 1;
-  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const auto over_world = [&](int64_t bytes) { return all_reduced(bytes, ranks); };
   const int64_t latents = largest_shard(in.latents, feature_size);
   add_batch_selection(in, latents, ranks, out);
   if (in.k_aux > 0)
     out.push_back({"aux", "auxk sums", "world",
-                   all_reduced(2 * kDouble) + (in.deterministic ? all_reduced(kDouble) : 0)});
+                   over_world(2 * kDouble) + (in.deterministic ? over_world(kDouble) : 0)});
   if (in.deterministic) {
-    const int64_t decodes = ceil_div(in.batch, in.micro) * (in.levels + (in.k_aux > 0 ? 1 : 0));
-    out.push_back({"4", "largest code", "world", decodes * all_reduced(2 * kDouble)});
-    out.push_back({"8", "largest gradient", "world", all_reduced(6 * kDouble)});
-    out.push_back({"8", "codes of the batch", "world", all_reduced(kCounter)});
-    out.push_back({"8", "b_dec gradient", "world", all_reduced(2 * kDouble * in.width)});
+    const int64_t decodes = ceil_div(in.batch, in.micro) * (in.levels() + (in.k_aux > 0 ? 1 : 0));
+    out.push_back({"4", "largest code", "world", decodes * over_world(2 * kDouble)});
+    out.push_back({"8", "largest gradient", "world", over_world(6 * kDouble)});
+    out.push_back({"8", "codes of the batch", "world", over_world(kCounter)});
+    out.push_back({"8", "b_dec gradient", "world", over_world(2 * kDouble * in.width)});
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
-  add_extra(in, data_size, feature_size, all_reduced(kCounter), out);
+  add_extra(in, data_size, feature_size, out);
   out.push_back({"8", "step sums", "world",
-                 all_reduced(kFloat * (in.width + kScalars + 2 * (in.levels - 1)))});
+                 over_world(kFloat * (in.width + kScalars + 2 * (in.prefixes - 1)))});
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
   return out;
 }
@@ -340,11 +355,11 @@ std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int
   std::erase_if(out,
                 [](const Transfer& one) { return one.name == std::string("residual gradient"); });
   const int64_t ranks = int64_t{data_size} * feature_size;
-  const auto all_reduced = [&](int64_t bytes) { return 2 * bytes * (ranks - 1) / ranks; };
+  const auto over_world = [&](int64_t bytes) { return all_reduced(bytes, ranks); };
   const int64_t blocks = ceil_div(in.resample_rows, in.micro);
-  out.push_back({"4", "largest code", "world", blocks * all_reduced(2 * kDouble)});
-  out.push_back({"-", "stop while resampling", "world", blocks * all_reduced(kDouble)});
-  out.push_back({"-", "row weights", "world", all_reduced(kDouble * in.resample_rows)});
+  out.push_back({"4", "largest code", "world", blocks * over_world(2 * kDouble)});
+  out.push_back({"-", "stop while resampling", "world", blocks * over_world(kDouble)});
+  out.push_back({"-", "row weights", "world", over_world(kDouble * in.resample_rows)});
   out.push_back({"-", "who is dead", "feature",
                  (feature_size - 1) * largest_shard(in.latents, feature_size)});
   return out;

@@ -28,8 +28,11 @@ struct PlanInput {
   // Codes are the best of each row, the best of the batch, or all that are positive.
   enum class Select { row, batch, positive } select = Select::row;
   int64_t extra = 0;       // numbers that the activation learns of each latent, besides b_enc
+  bool preact = false;     // dead.preact_coefficient, in a step after the first dead.window_tokens
   bool l0_target = false;  // the whole batch's L0 is compared with one
-  int64_t levels = 1;      // of a matryoshka dictionary: each has a reconstruction
+  int64_t prefixes = 1;    // of a matryoshka dictionary: each has a reconstruction
+  bool gates = false;      // gated: they have one of their own
+  int64_t levels() const { return prefixes + (gates ? 1 : 0); }
   bool tied = false;
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps

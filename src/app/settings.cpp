@@ -60,8 +60,8 @@ double rounded_rate(double rate) {
 void resolve_optim(Settings& settings, const DataFacts& facts) {
   OptimConfig& optim = settings.config.optim;
   const int64_t latents = settings.config.model.n_latents;
-  // Thresholds hear of a row now and then: a first moment would go on without them.
-  if (activation_named(settings.config.model.activation).has_l0 &&
+  // Thresholds hear of a row now and then: a first moment would go on without them (B7, B8).
+  if (!activation_named(settings.config.model.activation).parameters.empty() &&
       source_of(settings, "optim.beta1") == "default")
     resolve(settings, "optim.beta1", optim.beta1, 0.0);
   if (optim.lr == kFieldRate) resolve(settings, "optim.lr", optim.lr, field_rate(latents));
@@ -173,6 +173,11 @@ void check_config(const Config& config) {
   if (activation.has_l0 && model.l0_target != 0 && (model.l0_target < 0.01 || too_many))
     refuse(fmt::format("model.l0_target = {:g}; allowed: 0 (none), or .01 to model.n_latents",
                        model.l0_target));
+  if (model.jumprelu_log && (activation.name != "jumprelu" || model.jumprelu_threshold == 0))
+    refuse(
+        fmt::format("model.jumprelu_log with model.activation = {} and model.jumprelu_threshold "
+                    "= {:g}; allowed: jumprelu, above 0",
+                    model.activation, model.jumprelu_threshold));
   if (activation.whole_batch && data.micro_batch_size > 0 &&
       data.micro_batch_size < data.batch_size)
     refuse(fmt::format("data.micro_batch_size = {} with model.activation = {}, which selects over "
@@ -235,8 +240,9 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
   if (!chosen.has_l1) unused("model.l1_coefficient", activation);
   if (!chosen.has_l1 && !chosen.has_l0) unused("model.l1_warmup_steps", activation);
   if (!chosen.has_l0)
-    for (const char* name : {"model.jumprelu_threshold", "model.jumprelu_bandwidth",
-                             "model.l0_coefficient", "model.l0_target"})
+    for (const char* name :
+         {"model.jumprelu_threshold", "model.jumprelu_log", "model.jumprelu_bandwidth",
+          "model.l0_coefficient", "model.l0_target", "dead.preact_coefficient"})
       unused(name, activation);
   else if (config.data.normalize == "none")
     remarks.emplace_back(

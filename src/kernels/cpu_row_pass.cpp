@@ -49,18 +49,23 @@ struct Lists {
   bool every_latent;  // list j is latent j
   int64_t lists;
   double factor, l1;
+  const float* gain;
+  bool decoder, bias;
 
   explicit Lists(const GradientSource& s)
       : start(s.codes.latent_start.const_data_ptr<int64_t>()),
         row(s.codes.row.const_data_ptr<int32_t>()),
         value(s.codes.value.const_data_ptr<float>()),
         x(s.x_bd.const_data_ptr<float>()),
-        g(s.g_bd.const_data_ptr<float>()),
+        g(s.g_bd.defined() ? s.g_bd.const_data_ptr<float>() : nullptr),
         latent(s.latent_c.defined() ? s.latent_c.const_data_ptr<int64_t>() : nullptr),
         every_latent(!s.latent_c.defined()),
         lists(s.codes.latents),
         factor(s.factor),
-        l1(s.l1) {}
+        l1(s.l1),
+        gain(s.path.gain_l.defined() ? s.path.gain_l.const_data_ptr<float>() : nullptr),
+        decoder(s.path.decoder),
+        bias(s.path.bias) {}
 
   // The list of latent j, or -1.
   int64_t list_of(int64_t j) const {
@@ -73,7 +78,7 @@ struct Lists {
 // Gradient of one latent.
 struct Gradient {
   std::vector<float> dec, enc;
-  double bias = 0;
+  double bias = 0, input = 0;  // of b_enc, and RowGradients::input_l
   bool touched = false;
   explicit Gradient(int64_t d) : dec(static_cast<size_t>(d)), enc(static_cast<size_t>(d)) {}
 
@@ -82,41 +87,37 @@ struct Gradient {
       std::fill(dec.begin(), dec.end(), 0.0f);
       std::fill(enc.begin(), enc.end(), 0.0f);
     }
-    bias = 0;
+    bias = input = 0;
     touched = false;
   }
 
   // Four entries at a time: the sums stay in registers while four rows of x and g pass.
-  void add(const Lists& from, int64_t list, const float* w) {
+  void add(const Lists& from, int64_t latent, int64_t list, const float* w) {
     const auto d = static_cast<int64_t>(dec.size());
     const int64_t end = from.start[list + 1];
     const double norm = from.l1 != 0 ? std::sqrt(dot(w, w, d)) : 0;
+    const double gain = from.gain != nullptr ? from.gain[latent] : 1;
     double z_sum = 0;
     for (int64_t e = from.start[list]; e < end; e += 4) {
       const int64_t count = std::min<int64_t>(4, end - e);
       const float *g[4] = {}, *x[4] = {};
       float z[4] = {}, dz[4] = {};
       for (int64_t i = 0; i < count; ++i) {
-        g[i] = from.g + static_cast<int64_t>(from.row[e + i]) * d;
+        if (from.g != nullptr) g[i] = from.g + static_cast<int64_t>(from.row[e + i]) * d;
         x[i] = from.x + static_cast<int64_t>(from.row[e + i]) * d;
-        const double slope = from.factor * dot(g[i], w, d) + from.l1 * norm;
+        const double of_g = from.g != nullptr ? dot(g[i], w, d) : 0;
+        const double slope = from.factor * of_g + from.l1 * norm;
         z[i] = static_cast<float>(from.factor * from.value[e + i]);
-        dz[i] = static_cast<float>(slope);
-        bias += slope;
+        dz[i] = static_cast<float>(gain * slope);
+        input += gain * slope;
+        if (from.bias) bias += slope;
         z_sum += from.value[e + i];
       }
-      if (count == 4) {
-        add_scaled4(dec.data(), z, g, d);
-        add_scaled4(enc.data(), dz, x, d);
-      } else {
-        for (int64_t i = 0; i < count; ++i) {
-          add_scaled(dec.data(), z[i], g[i], d);
-          add_scaled(enc.data(), dz[i], x[i], d);
-        }
-      }
+      if (from.decoder) add_rows(dec, z, g, count);
+      add_rows(enc, dz, x, count);
       touched = true;
     }
-    if (from.l1 != 0 && norm > 0)
+    if (from.decoder && from.l1 != 0 && norm > 0)
       add_scaled(dec.data(), static_cast<float>(from.l1 * z_sum / norm), w, d);
   }
 
@@ -130,6 +131,14 @@ struct Gradient {
     if (!touched) return 0;
     const auto d = static_cast<int64_t>(dec.size());
     return dot(dec.data(), dec.data(), d) + dot(enc.data(), enc.data(), d) + bias * bias;
+  }
+
+ private:
+  static void add_rows(std::vector<float>& to, const float* factor, const float* const* rows,
+                       int64_t count) {
+    const auto d = static_cast<int64_t>(to.size());
+    if (count == 4) return add_scaled4(to.data(), factor, rows, d);
+    for (int64_t i = 0; i < count; ++i) add_scaled(to.data(), factor[i], rows[i], d);
   }
 };
 
@@ -158,7 +167,7 @@ class RowPass {
     gradient.clear();
     for (const Lists& source : sources_)
       if (const int64_t list = source.list_of(j); list >= 0)
-        gradient.add(source, list, dec_.w + j * dec_.d);
+        gradient.add(source, j, list, dec_.w + j * dec_.d);
     if (!gradient.touched && last_ != nullptr) return;
     if (gradient.touched && tied_) gradient.fold();
     const double square = gradient.square();
@@ -167,16 +176,16 @@ class RowPass {
       return;
     }
     sums.square += square;
-    if (gradient.bias != 0) add_to_b_dec(b_dec, gradient.bias, enc_.w + j * enc_.d);
+    if (gradient.input != 0) add_to_b_dec(b_dec, gradient.input, enc_.w + j * enc_.d);
     update(j, gradient);
   }
 
  private:
-  void add_to_b_dec(double* b_dec, double bias, const float* e) const {
-    for (int64_t i = 0; i < enc_.d; ++i) b_dec[i] -= bias * static_cast<double>(e[i]);
+  void add_to_b_dec(double* b_dec, double input, const float* e) const {
+    for (int64_t i = 0; i < enc_.d; ++i) b_dec[i] -= input * static_cast<double>(e[i]);
   }
-  void add_to_b_dec(int64_t* b_dec, double bias, const float* e) const {
-    add_fixed(b_dec, -bias * args_.b_dec_up, e, enc_.d);
+  void add_to_b_dec(int64_t* b_dec, double input, const float* e) const {
+    add_fixed(b_dec, -input * args_.b_dec_up, e, enc_.d);
   }
 
   void update(int64_t j, Gradient& gradient) {

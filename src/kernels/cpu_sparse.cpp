@@ -164,28 +164,34 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
   const auto* row = args.codes.row.const_data_ptr<int32_t>();
   const auto* value = args.codes.value.const_data_ptr<float>();
   const float* x = args.x_bd.const_data_ptr<float>();
-  const float* g = args.g_bd.const_data_ptr<float>();
+  const float* g = args.g_bd.defined() ? args.g_bd.const_data_ptr<float>() : nullptr;
   const float* w_dec = args.w_dec_ld.const_data_ptr<float>();
   float* grad_dec = out.w_dec_ld.mutable_data_ptr<float>();
   float* grad_enc = out.w_enc_ld.mutable_data_ptr<float>();
   float* grad_bias = out.b_enc_l.mutable_data_ptr<float>();
+  float* grad_input = out.input_l.mutable_data_ptr<float>();
+  const CodePath& path = args.path;
+  const float* gains = path.gain_l.defined() ? path.gain_l.const_data_ptr<float>() : nullptr;
 #pragma omp parallel for schedule(dynamic, 16)
   for (int64_t j = 0; j < args.codes.latents; ++j) {
     if (start[j] == start[j + 1]) continue;
     const float* w = w_dec + j * d;
     const double norm = args.l1 != 0 ? std::sqrt(dot(w, w, d)) : 0;
+    const double gain = gains != nullptr ? gains[j] : 1;
     double z_sum = 0, dz_sum = 0;
     for (int64_t e = start[j]; e < start[j + 1]; ++e) {
-      const float* g_row = g + static_cast<int64_t>(row[e]) * d;
-      const double dz = dot(g_row, w, d) + args.l1 * norm;
-      add_scaled(grad_dec + j * d, value[e], g_row, d);
-      add_scaled(grad_enc + j * d, static_cast<float>(dz), x + static_cast<int64_t>(row[e]) * d, d);
+      const float* g_row = g != nullptr ? g + static_cast<int64_t>(row[e]) * d : nullptr;
+      const double dz = (g != nullptr ? dot(g_row, w, d) : 0) + args.l1 * norm;
+      if (path.decoder) add_scaled(grad_dec + j * d, value[e], g_row, d);
+      add_scaled(grad_enc + j * d, static_cast<float>(gain * dz),
+                 x + static_cast<int64_t>(row[e]) * d, d);
       z_sum += value[e];
       dz_sum += dz;
     }
-    if (args.l1 != 0 && norm > 0)
+    if (path.decoder && args.l1 != 0 && norm > 0)
       add_scaled(grad_dec + j * d, static_cast<float>(args.l1 * z_sum / norm), w, d);
-    grad_bias[j] += static_cast<float>(dz_sum);
+    if (path.bias) grad_bias[j] += static_cast<float>(dz_sum);
+    grad_input[j] += static_cast<float>(gain * dz_sum);
   }
 }
 

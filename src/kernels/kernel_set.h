@@ -22,15 +22,25 @@ struct EncodeArgs {
 // Where the latent-major pass adds its gradients.
 struct RowGradients {
   at::Tensor w_dec_ld, w_enc_ld;  // the same tensor when the decoder is tied
-  at::Tensor b_enc_l;             // sum over rows of dL/dv: also what b_dec gets through the input
+  at::Tensor b_enc_l;
+  at::Tensor input_l;  // sum over rows of the gradient of <x row, W_enc row>: b_dec's share
+};
+
+// What learns from the entries of codes, and how an entry z depends on the input. Gated
+// dictionaries (B7) have two such paths; every other one has this one: z = <x row, W_enc row> +
+// b_enc.
+struct CodePath {
+  at::Tensor gain_l = {};            // f32 [l]: dz by that product; undefined = 1
+  bool decoder = true, bias = true;  // W_dec and b_enc learn
 };
 
 struct RowGradientArgs {
   const LatentCodes& codes;
   const at::Tensor& x_bd;  // as in EncodeArgs
-  const at::Tensor& g_bd;  // dL/d x_hat
+  const at::Tensor& g_bd;  // dL/d x_hat; undefined = 0, where the decoder does not learn
   const at::Tensor& w_dec_ld;
   double l1 = 0;  // adds l1 * sum z |w_dec row|
+  CodePath path = {};
 };
 
 // A parameter with a row per latent and what the optimiser keeps of it (undefined where it keeps
@@ -56,17 +66,18 @@ struct LatentRows {
 struct GradientSource {
   const LatentCodes& codes;
   const at::Tensor& x_bd;  // as in EncodeArgs
-  const at::Tensor& g_bd;  // dL/d x_hat
+  const at::Tensor& g_bd;  // dL/d x_hat, as in RowGradientArgs
   double factor = 1;       // of all that comes from here
   double l1 = 0;           // adds l1 * sum z |w_dec row|
   at::Tensor latent_c =
       {};  // i64 ascending: the latent of each list of `codes`; undefined = itself
+  CodePath path = {};
 };
 
 struct RowPassResult {
   int64_t skipped = 0;  // latents whose gradient was not finite; they are left alone
   double square = 0;    // sum of the squares of all gradients
-  // -sum of b_enc's gradient times the encoder row before its update: fp64, or i64 with
+  // -sum of RowGradients::input_l times the encoder row before its update: fp64, or i64 with
   // UpdateArgs::b_dec_up, which each term is then multiplied by
   at::Tensor b_dec_d;
 };

@@ -132,17 +132,22 @@ void add_gradients(const Lists& source, const Chunk& chunk, const at::Tensor& w,
   const at::Tensor index = of.codes.row.narrow(0, begin, count).to(at::kLong);
   const at::Tensor z = of.codes.value.narrow(0, begin, count);
   const at::Tensor list = at::repeat_interleave(start.diff());
-  at::Tensor dz = products(of.g_bd, w, index, start, list);
+  at::Tensor dz = of.g_bd.defined() ? products(of.g_bd, w, index, start, list)
+                                    : at::zeros({count}, of.x_bd.options());
   if (of.factor != 1) dz.mul_(of.factor);
   if (of.l1 != 0) {
     const at::Tensor norm = w.norm(2, 1);
     dz.add_(norm.index_select(0, list), of.l1);
     const at::Tensor z_sum = sum_lists(z, start).to(at::kFloat);
-    out.w_dec_ld.addcmul_(w, (z_sum / norm.clamp_min(1e-30)).unsqueeze(1), of.l1);
+    if (of.path.decoder)
+      out.w_dec_ld.addcmul_(w, (z_sum / norm.clamp_min(1e-30)).unsqueeze(1), of.l1);
   }
-  out.w_dec_ld.add_(sum_lists(of.g_bd, index, start, of.factor == 1 ? z : z * of.factor));
+  if (of.path.decoder)
+    out.w_dec_ld.add_(sum_lists(of.g_bd, index, start, of.factor == 1 ? z : z * of.factor));
+  if (of.path.bias) out.b_enc_l.add_(sum_lists(dz, start).to(at::kFloat));
+  if (of.path.gain_l.defined()) dz.mul_(chunk.of(of.path.gain_l).index_select(0, list));
   out.w_enc_ld.add_(sum_lists(of.x_bd, index, start, dz));
-  out.b_enc_l.add_(sum_lists(dz, start).to(at::kFloat));
+  out.input_l.add_(sum_lists(dz, start).to(at::kFloat));
 }
 
 RowGradients zero_gradients(const Chunk& chunk, const at::Tensor& like, bool tied) {
@@ -150,6 +155,7 @@ RowGradients zero_gradients(const Chunk& chunk, const at::Tensor& like, bool tie
   out.w_enc_ld = at::zeros({chunk.count, like.size(1)}, like.options());
   out.w_dec_ld = tied ? out.w_enc_ld : at::zeros_like(out.w_enc_ld);
   out.b_enc_l = at::zeros({chunk.count}, like.options());
+  out.input_l = at::zeros_like(out.b_enc_l);
   return out;
 }
 
@@ -223,12 +229,12 @@ void pass_chunk(const std::vector<Lists>& sources, const Chunk& chunk, LatentRow
   const at::Tensor unsound = sound.logical_not();
   sums.skipped.add_(unsound.sum());
   sums.square.add_(square.masked_fill(unsound, 0).sum());
-  const at::Tensor bias = g.b_enc_l.masked_fill(unsound, 0).to(at::kDouble);
+  const at::Tensor input = g.input_l.masked_fill(unsound, 0).to(at::kDouble);
   const at::Tensor w_enc = chunk.of(rows.w_enc.w).to(at::kDouble);
   if (args.b_dec_up > 0)
-    sums.b_dec_d.sub_((w_enc * (bias * args.b_dec_up).unsqueeze(1)).round_().to(at::kLong).sum(0));
+    sums.b_dec_d.sub_((w_enc * (input * args.b_dec_up).unsqueeze(1)).round_().to(at::kLong).sum(0));
   else
-    sums.b_dec_d.sub_(w_enc.t().mv(bias));
+    sums.b_dec_d.sub_(w_enc.t().mv(input));
   at::Tensor skipped;
   if (rows.last_step_l.defined()) {
     const at::Tensor last = chunk.of(rows.last_step_l);
@@ -282,10 +288,10 @@ at::Tensor tensor_products(const Codes& codes, const at::Tensor& x_bd, const at:
 
 void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out,
                           int64_t work_bytes) {
-  const GradientSource source{args.codes, args.x_bd, args.g_bd, 1, args.l1};
+  const GradientSource source{args.codes, args.x_bd, args.g_bd, 1, args.l1, {}, args.path};
   const std::vector<Lists> lists = {Lists(source, args.codes.latents)};
   const bool tied = out.w_dec_ld.is_same(out.w_enc_ld);
-  at::Tensor w_dec = out.w_dec_ld, w_enc = out.w_enc_ld, b_enc = out.b_enc_l;
+  at::Tensor w_dec = out.w_dec_ld, w_enc = out.w_enc_ld, b_enc = out.b_enc_l, input = out.input_l;
   for_chunks(lists, args.codes.latents, /*all=*/false,
              rows_of_chunk(args.w_dec_ld.size(1), work_bytes), work_bytes, [&](const Chunk& chunk) {
                RowGradients g = zero_gradients(chunk, args.w_dec_ld, tied);
@@ -293,6 +299,7 @@ void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out,
                chunk.add(w_enc, g.w_enc_ld);
                if (!tied) chunk.add(w_dec, g.w_dec_ld);
                chunk.add(b_enc, g.b_enc_l);
+               chunk.add(input, g.input_l);
              });
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/kernel_set.h"
 #include "model/batch_topk.h"
 #include "model/code_entries.h"
+#include "model/gated.h"
 #include "model/topk.h"
 
 namespace megadict {
@@ -67,7 +68,10 @@ Encoded encode_batch_topk(const Mesh& mesh, const Dictionary& dictionary, const 
 }
 
 constexpr LatentParameter kThresholds[] = {
-    {"threshold", [](const ModelConfig& config) { return config.jumprelu_threshold; }, 0, true}};
+    {.name = "threshold",
+     .start = [](const ModelConfig& config) { return config.jumprelu_threshold; },
+     .positive = true,
+     .pre_activation = true}};
 
 // Bounds that differ between latents are moved into the biases, so that one bound, 0, serves all: a
 // training step lists from half a bandwidth below the thresholds on.
@@ -88,14 +92,30 @@ Encoded encode_jumprelu(const Mesh&, const Dictionary& dictionary, const at::Ten
   return out;
 }
 
-constexpr std::array<ActivationFn, 4> kActivations = {{
+constexpr double zero(const ModelConfig&) {
+  return 0;
+}
+constexpr LatentParameter kMagnitudes[] = {
+    {.name = "r_mag", .start = zero}, {.name = "b_mag", .start = zero, .pre_activation = true}};
+
+Encoded encode_gated(const Mesh&, const Dictionary& dictionary, const at::Tensor& xc_bd,
+                     const SelectRows& rows, const EncodeWith& with) {
+  GatedCodes both = gated_codes(dictionary, encode_above(dictionary, xc_bd, rows, 0).codes);
+  Encoded out{std::move(both.codes)};
+  if (with.purpose == EncodeFor::training) out.gates = std::move(both.gates);
+  return out;
+}
+
+constexpr std::array<ActivationFn, 5> kActivations = {{
     {"topk", "the k largest of each row, then ReLU (B6)", encode_topk, false, true, false},
     {"relu", "ReLU with an L1 penalty weighted by decoder norm (B1)", encode_relu, true, false,
      false},
     {"batchtopk", "the B k largest of a batch of B rows, then ReLU; later a threshold (B12)",
      encode_batch_topk, false, true, true},
     {"jumprelu", "v above a threshold that each latent learns, with an L0 penalty (B8)",
-     encode_jumprelu, false, false, false, true, kThresholds},
+     encode_jumprelu, false, false, false, true, false, kThresholds},
+    {"gated", "a gate that pays L1 and opens, a magnitude that flows (B7)", encode_gated, true,
+     false, false, false, true, kMagnitudes, "b_gate"},
 }};
 
 }  // namespace

@@ -37,14 +37,15 @@ struct Encoded {
   // Training with jumprelu: pre-activations within half a bandwidth of the latent's threshold, on
   // either side; values mean nothing.
   Codes edges = {};
+  Codes gates = {};  // training with gated (gated.h)
 };
 
 // A number that the activation learns of each latent, besides b_enc.
 struct LatentParameter {
   std::string_view name;  // of the tensor in files
   double (*start)(const ModelConfig&);
-  double least;         // updates stop there
-  bool pre_activation;  // of their size: grows with them
+  bool positive = false;        // or 0
+  bool pre_activation = false;  // of their size: grows with them
 };
 
 struct ActivationFn {
@@ -56,7 +57,8 @@ struct ActivationFn {
   bool has_l1;       // model.l1_coefficient applies
   bool has_k;        // model.k applies: codes of a row, on average of the batch where whole_batch
   bool whole_batch;  // training selects over the batch, inference by Dictionary::threshold
-  bool has_l0 = false;  // model.l0_coefficient applies
+  bool has_l0 = false;     // model.l0_coefficient applies
+  bool has_gates = false;  // training lists Encoded::gates; L1 is theirs
   std::span<const LatentParameter> parameters = {};
   std::string_view bias = "b_enc";  // what b_enc is called in other tools' files
 };

@@ -82,6 +82,7 @@ void add_auxk_gradients(const Dictionary& dictionary, const at::Tensor& xc_bd,
     rows.w_enc_ld = at::zeros({dead, dictionary.d}, options);
     rows.w_dec_ld = dictionary.tied() ? rows.w_enc_ld : at::zeros({dead, dictionary.d}, options);
     rows.b_enc_l = at::zeros({dead}, options);
+    rows.input_l = at::zeros({dead}, options);
   }
   const at::Tensor w_dec = dictionary.w_dec_ld.index_select(0, aux.dead_l);
   kernels_for(w_dec).row_gradients({mine.codes, xc_bd, mine.g_bd, w_dec, 0}, rows);
@@ -92,6 +93,7 @@ void merge_auxk(const AuxK& aux, double factor, Gradients& gradients) {
   if (!aux.rows.w_dec_ld.is_same(aux.rows.w_enc_ld))
     gradients.rows.w_dec_ld.index_add_(0, aux.dead_l, aux.rows.w_dec_ld, factor);
   gradients.rows.b_enc_l.index_add_(0, aux.dead_l, aux.rows.b_enc_l, factor);
+  gradients.rows.input_l.index_add_(0, aux.dead_l, aux.rows.input_l, factor);
 }
 
 std::array<double, 2> auxk_sums(const Mesh& mesh, const AuxK& aux, int64_t batch_rows) {

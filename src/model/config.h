@@ -13,16 +13,17 @@ inline constexpr int64_t kMostLatents = 2147483648;  // latent indices travel as
 
 struct ModelConfig {
   std::string encoder = "linear";   // linear
-  std::string activation = "topk";  // topk | relu | batchtopk | jumprelu
+  std::string activation = "topk";  // topk | relu | batchtopk | jumprelu | gated
   std::string decoder = "linear";   // linear | tied
   int64_t n_latents = 0;            // 0 = 32 x d
   int64_t k = 32;                   // topk: of each row; batchtopk: on average of a batch
-  double l1_coefficient = 1.0;      // relu; weighted by decoder norm, divided by var_total
+  double l1_coefficient = 1.0;      // relu, gated; weighted by decoder norm, divided by var_total
   int64_t l1_warmup_steps = 2000;   // linear from 0; jumprelu's penalty, too
   // jumprelu. Penalty: l0_coefficient (L0 / l0_target - 1)^2, or l0_coefficient L0 where l0_target
   // is 0; divided by var_total.
   double jumprelu_threshold = 1e-3;  // at the start
   double jumprelu_bandwidth = 1e-3;  // of the rectangle that stands for the jump's derivative
+  bool jumprelu_log = false;         // a threshold's logarithm is learnt (B8); slow in short runs
   double l0_coefficient = 1.0;
   double l0_target = 20;
   // Prefixes of the latents that reconstruct alone, "64,0.25,1024": sizes, or shares where below 1.

@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/clock.h"
 #include "kernels/fixed_point.h"
 #include "kernels/kernel_set.h"
@@ -113,6 +116,7 @@ Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
   out.codes = std::move(encoded.codes);
   out.least = encoded.least;
   out.edges = std::move(encoded.edges);
+  out.gates = std::move(encoded.gates);
   return out;
 }
 
@@ -164,6 +168,19 @@ at::Tensor norms_of_rows(const at::Tensor& rows_ld) {
     norms.narrow(0, begin, count).copy_(rows_ld.narrow(0, begin, count).to(at::kDouble).norm(2, 1));
   }
   return norms;
+}
+
+// One after the other on the CPU: exp of a vector may round otherwise in its last elements, and
+// shards begin anywhere.
+at::Tensor exp_each(const at::Tensor& x_l) {
+  if (!x_l.is_cpu()) return x_l.exp();
+  const at::Tensor x = x_l.contiguous();
+  at::Tensor out = at::empty_like(x);
+  std::transform(x.const_data_ptr<float>(), x.const_data_ptr<float>() + x.numel(),
+                 out.mutable_data_ptr<float>(), [](float each) {
+                   return static_cast<float>(std::exp(static_cast<double>(each)));
+                 });
+  return out;
 }
 
 }  // namespace megadict

@@ -39,7 +39,7 @@ struct Forward {
   at::Tensor xc_bd;                   // x - b_dec
   Codes codes;                        // of the local latents, all rows of the data row
   double least = 0;                   // see Encoded
-  Codes edges;                        // as `least`
+  Codes edges, gates;                 // as `least`
   at::Tensor residual_sd;             // x_hat - x of the owned slot; padding rows zero
   double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };
@@ -85,5 +85,6 @@ at::Tensor owned_slot(const Mesh& mesh, const at::Tensor& all_bd, int64_t slot);
 double sum_of_squares(const at::Tensor& x);           // fp64
 at::Tensor row_squares(const at::Tensor& rows_bd);    // fp64 [b]; each row's bits its own
 at::Tensor norms_of_rows(const at::Tensor& rows_ld);  // fp64 [l]
+at::Tensor exp_each(const at::Tensor& x_l);           // fp32; each element's bits its own
 
 }  // namespace megadict

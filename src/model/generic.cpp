@@ -129,7 +129,7 @@ at::Tensor batch_topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, 
 
 struct Leaves {
   at::Tensor w_enc, w_dec, b_enc, b_dec;
-  std::vector<at::Tensor> extra = {};
+  std::vector<at::Tensor> learnt = {}, extra = {};  // logarithms with jumprelu_log
 };
 
 at::Tensor leaf(const at::Tensor& tensor) {
@@ -175,6 +175,8 @@ at::Tensor codes_of(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
   const ActivationFn& activation = activation_named(dictionary.config.activation);
   if (activation.name == "jumprelu")
     return Jump::apply(v, p.extra[0], dictionary.config.jumprelu_bandwidth, false);
+  if (activation.has_gates)
+    return ((v - p.b_enc) * p.extra[0].exp() + p.extra[1]).relu() * v.detach().gt(0);
   const int64_t k = dictionary.config.k, n = dictionary.n;
   if (activation.whole_batch) return (v * batch_topk_mask(mesh, v, k, n, rows)).relu();
   const at::Tensor every = at::ones({v.size(1)}, at::kBool);
@@ -211,7 +213,11 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const at::AutoGradMode grad_on(true);
   Leaves p{leaf(dictionary.w_enc_ld), {}, leaf(dictionary.b_enc_l), leaf(dictionary.b_dec_d)};
   p.w_dec = dictionary.tied() ? p.w_enc : leaf(dictionary.w_dec_ld);
-  for (const at::Tensor& extra : dictionary.extra_l) p.extra.push_back(leaf(extra));
+  for (const at::Tensor& extra : dictionary.extra_l) {
+    const bool log = dictionary.config.jumprelu_log;
+    p.learnt.push_back(leaf(log ? extra.log() : extra));
+    p.extra.push_back(log ? p.learnt.back().exp() : p.learnt.back());
+  }
   const auto comm = reinterpret_cast<int64_t>(mesh.feature.get());
   const Pass pass{mesh, dictionary, args, p, comm};
   const auto batch = static_cast<double>(args.batch_rows);
@@ -229,10 +235,23 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   for (size_t i = 0; i < levels.size(); ++i)
     shared = shared + (prefixes[i] - xc).square().sum() * levels[i].weight;
   shared = shared / (batch * args.var_total);
-  const at::Tensor l1 = (z * p.w_dec.norm(2, 1)).sum() * (args.l1 / (batch * args.var_total));
+  at::Tensor paid = z * p.w_dec.norm(2, 1);
+  if (activation_named(dictionary.config.activation).has_gates) {
+    const at::Tensor w_dec = p.w_dec.detach(), open = v.relu();
+    shared =
+        shared + (pass.decode(open, w_dec) - xc.detach()).square().sum() / (batch * args.var_total);
+    paid = open * w_dec.norm(2, 1);
+  }
+  const at::Tensor l1 = paid.sum() * (args.l1 / (batch * args.var_total));
   if (args.auxk_alpha > 0)
     shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));
   at::Tensor mine = shared + l1;
+  at::Tensor pulled = at::zeros({});
+  if (args.preact > 0) {
+    const at::Tensor dead = args.dead_l.to(at::kFloat) * p.w_dec.detach().norm(2, 1);
+    pulled = ((p.extra[0] - v).relu() * dead).sum() * (args.preact / (batch * args.var_total));
+    mine = mine + pulled;
+  }
   double l0_loss = 0;
   if (args.l0 > 0) {
     const at::Tensor open = Jump::apply(v, p.extra[0], dictionary.config.jumprelu_bandwidth, true);
@@ -243,7 +262,8 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   GenericLoss out;
   out.fvu = world_sum(mesh, square.item<double>(), false) / (batch * args.var_total);
   out.loss = world_sum(mesh, shared.item<double>(), false) +
-             world_sum(mesh, l1.item<double>(), true) + l0_loss;
+             world_sum(mesh, l1.item<double>(), true) +
+             world_sum(mesh, pulled.item<double>(), true) + l0_loss;
   const auto gradient = [](const at::Tensor& t) {
     return t.grad().defined() ? t.grad() : at::zeros_like(t);
   };
@@ -251,7 +271,8 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : over_data(mesh, gradient(p.w_dec));
   out.b_enc_l = over_data(mesh, gradient(p.b_enc));
   out.b_dec_d = over_data(mesh, gradient(p.b_dec));
-  for (const at::Tensor& extra : p.extra) out.extra_l.push_back(over_data(mesh, gradient(extra)));
+  for (const at::Tensor& learnt : p.learnt)
+    out.extra_l.push_back(over_data(mesh, gradient(learnt)));
   return out;
 }
 

@@ -12,7 +12,7 @@ struct GenericLoss {
   double loss = 0;                                  // of the global batch, all terms
   double fvu = 0;                                   // sum |x_hat - x|^2 / (B var_total)
   at::Tensor w_enc_ld, w_dec_ld, b_enc_l, b_dec_d;  // gradients, summed over the whole mesh
-  std::vector<at::Tensor> extra_l;                  // as Dictionary::extra_l
+  std::vector<at::Tensor> extra_l;  // as Dictionary::extra_l, of logarithms with jumprelu_log
 };
 
 struct GenericArgs {
@@ -22,6 +22,7 @@ struct GenericArgs {
   double auxk_alpha = 0;   // 0 = no AuxK
   int64_t k_aux = 0;
   at::Tensor dead_l;  // bool [l], where auxk_alpha > 0
+  double preact = 0;  // coefficient of train/preact.h, with dead_l
   double l0 = 0;      // coefficient, already warmed up; with model.l0_target
 };
 

@@ -10,6 +10,7 @@ RowGradients make_row_gradients(const Dictionary& dictionary, int64_t padded) {
   out.w_enc_ld = at::zeros({padded, dictionary.d}, options);
   out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : at::zeros({padded, dictionary.d}, options);
   out.b_enc_l = at::zeros({padded}, options);
+  out.input_l = at::zeros({padded}, options);
   return out;
 }
 
@@ -17,10 +18,11 @@ void zero_gradients(RowGradients& gradients) {
   gradients.w_enc_ld.zero_();
   gradients.w_dec_ld.zero_();
   gradients.b_enc_l.zero_();
+  gradients.input_l.zero_();
 }
 
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients) {
-  const at::Tensor shares = gradients.rows.b_enc_l.narrow(0, 0, dictionary.latents.size());
+  const at::Tensor shares = gradients.rows.input_l.narrow(0, 0, dictionary.latents.size());
   gradients.b_dec_d -= dictionary.w_enc_ld.t().mv(shares).to(at::kDouble);
 }
 

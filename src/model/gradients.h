@@ -8,7 +8,7 @@
 namespace megadict {
 
 struct Gradients {
-  RowGradients rows;   // [l_padded, d], [l_padded, d], [l_padded]; sums over my data row's tokens
+  RowGradients rows;   // [l_padded, d] or [l_padded]; sums over my data row's tokens
   at::Tensor b_dec_d;  // fp64; my owned rows' share, see finish_b_dec()
 };
 
@@ -17,7 +17,7 @@ RowGradients make_row_gradients(const Dictionary& dictionary, int64_t padded);
 void zero_gradients(RowGradients& gradients);
 
 // Once, after all row gradients are in: b_dec also enters through x - b_dec, which sends it
-// -sum over latents of b_enc's gradient times the encoder row (W_enc sees x - b_dec).
+// -sum over latents of input_l times the encoder row (W_enc sees x - b_dec).
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients);
 
 // Sum over my rows and latents of z |w_dec row|: the L1 term before its coefficient.

@@ -25,10 +25,11 @@ inline constexpr int64_t kMostResampleRows = 4'194'304;  // their weights' sum s
 
 struct DeadConfig {
   double auxk_alpha = 1.0 / 32;
-  int64_t k_aux = 0;          // 0 = d / 2
-  int64_t window_tokens = 0;  // 0 = the smaller of 10,000,000 and data.tokens / 10
-  int64_t auxk_every = 1;     // AuxK acts in every m-th step
-  int64_t auxk_stratum = 0;   // dead latents that compete in a step at most; 0 = all (exact)
+  int64_t k_aux = 0;              // 0 = d / 2
+  int64_t window_tokens = 0;      // 0 = the smaller of 10,000,000 and data.tokens / 10
+  int64_t auxk_every = 1;         // AuxK acts in every m-th step
+  double preact_coefficient = 0;  // jumprelu (train/preact.h); 0 = off
+  int64_t auxk_stratum = 0;       // dead latents that compete in a step at most; 0 = all (exact)
   std::string resample_steps = "never";  // never | every:N | N,N,... (train/resample.h)
   int64_t resample_rows = 819'200;       // whose losses the draw is made from
   double resample_scale = 0.2;           // of an encoder row, x the mean norm of the alive ones

@@ -44,21 +44,38 @@ Lists measure(std::span<const BatchPart> parts) {
   return out;
 }
 
+// Of the slopes on their way to the encoder.
+double largest_gain(const BatchPart& part, const TrainState& state) {
+  const CodePath path = path_of(part.of, state.dictionary, state.own);
+  return path.gain_l.defined() ? largest_magnitude(path.gain_l) : 1;
+}
+
 }  // namespace
 
 ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
                       const std::vector<at::Tensor>& g_own, std::span<const BatchPart> parts,
-                      double aux_factor, int64_t batch_rows) {
+                      double aux_factor, const Preact& preact, int64_t batch_rows) {
   const Dictionary& dictionary = state.dictionary;
   double g_element = 0, g_row = 0, l1 = 0;
   for (const at::Tensor& g : g_own) g_element = std::max(g_element, largest_magnitude(g));
   for (const BatchPart& part : parts) {
-    g_row = std::max(
-        g_row, longest_row(part.g_bd) + (part.aux ? aux_factor * longest_row(part.aux->g_bd) : 0));
-    l1 = part.l1;
+    const double of_codes = longest_row(part.g_bd) * largest_gain(part, state);
+    g_row = std::max(g_row, of_codes + (part.aux ? aux_factor * longest_row(part.aux->g_bd) : 0));
+    l1 = std::max(l1, part.l1);
   }
   const double w_row = dictionary.tied() ? longest_row(dictionary.w_dec_ld) : 1.01;  // else unit
   Lists lists = measure(parts);
+  // Its slopes are those of as many more entries as there are codes, and of one for each row and
+  // dead latent.
+  int64_t more = 0;
+  if (preact.active()) {
+    more = batch_rows;
+    l1 += preact.weight;
+    lists.longest[0] *= 2;
+    lists.entries *= 2;
+    lists.entries +=
+        more * preact.dead_l.narrow(0, state.own.begin, state.own.size()).sum().item<int64_t>();
+  }
   // Each of the two lengths apart: their longest lists may be on different ranks.
   double largest[6] = {g_element,
                        g_row,
@@ -70,7 +87,7 @@ ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
   mesh.world->all_reduce(view_of(&lists.entries, 1), ReduceOp::sum, "codes of the batch");
   // An entry's share: slope times its latent's encoder row.
   const double share = (largest[1] + l1) * largest[2] * largest[3],
-               longest = largest[4] + largest[5];
+               longest = largest[4] + largest[5] + static_cast<double>(more);
   if (!std::isfinite(largest[0]) || !std::isfinite(share * longest)) return {{}, {}, false};
   return {fixed_point(largest[0], batch_rows),
           fixed_point_within(share * longest, share * static_cast<double>(lists.entries)), true};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/fixed_point.h"
+#include "train/preact.h"
 #include "train/token_exchange.h"
 
 namespace megadict {
@@ -19,7 +20,7 @@ struct ExactBDec {
 // will get. Collective over world.
 ExactBDec bound_b_dec(const Mesh& mesh, const TrainState& state,
                       const std::vector<at::Tensor>& g_own, std::span<const BatchPart> parts,
-                      double aux_factor, int64_t batch_rows);
+                      double aux_factor, const Preact& preact, int64_t batch_rows);
 
 // `of_latents_d`: i64, the row pass's share in units of of_latents. The whole gradient on rank 0 of
 // the world, zeros elsewhere: fp64 [d], to be summed by whoever sums. Collective over world.

@@ -45,11 +45,12 @@ std::vector<LatentScalar> bias_and_extra(const TrainState& state) {
   return all;
 }
 
-constexpr std::array<ResampleRule, 4> kRules = {{
+constexpr std::array<ResampleRule, 5> kRules = {{
     {"topk", encoder_bias},
     {"relu", encoder_bias},
     {"batchtopk", encoder_bias},
     {"jumprelu", bias_and_extra},
+    {"gated", bias_and_extra},
 }};
 
 int64_t parsed_step(std::string_view word, const std::string& text) {

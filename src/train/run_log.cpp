@@ -105,6 +105,9 @@ void RunLog::step(const TrainState& state, const StepResult& r, const DeadCounts
   line["losses/l1_loss"] = r.l1_loss;
   if (activation_named(state.dictionary.config.activation).has_l0)
     line["losses/l0_loss"] = r.l0_loss;
+  if (activation_named(state.dictionary.config.activation).has_gates)
+    line["losses/gate_loss"] = r.gate_loss;
+  if (r.preact_loss != 0) line["losses/preact_loss"] = r.preact_loss;
   line["metrics/explained_variance"] = 1 - r.fvu;
   line["metrics/l0"] = r.l0;
   line["sparsity/dead_features"] = known ? ordered_json(dead) : ordered_json();

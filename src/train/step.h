@@ -47,9 +47,11 @@ struct StepResult {
   double aux_loss = 0;
   double l1_loss = 0;
   double l0_loss = 0;
+  double preact_loss = 0;
+  double gate_loss = 0;                 // gated: of what the gates alone reconstruct, as fvu
   std::vector<double> prefix_fvu = {};  // of matryoshka's prefixes, the last = fvu; else empty
   double l0 = 0;
-  double l1 = 0;          // sum z |w_dec| per row, before the coefficient
+  double l1 = 0;          // sum z |w_dec| per row, gated: of the gates; before the coefficient
   double grad_norm = -1;  // of the mean gradient; -1 where it was not asked for
   StopRequest stop = StopRequest::none;
   double clock_s = 0;  // rank 0's, so that all ranks decide alike

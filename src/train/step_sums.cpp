@@ -37,6 +37,8 @@ at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums
   for (int64_t p = 0; p < prefixes; ++p)
     put(w + kWords + 2 * p, sums.prefix_squares[static_cast<size_t>(p)]);
   put(w + 2, sums.l1);
+  put(w + 11, sums.gate_square);
+  put(w + 13, sums.preact);
   // Exact integers while each half stays below 2^24.
   w[4] = static_cast<float>(sums.l0 / kCountUnit);
   w[5] = static_cast<float>(sums.l0 % kCountUnit);
@@ -53,6 +55,8 @@ at::Tensor all_reduce_sums(const Mesh& mesh, const at::Tensor& b_dec_d, StepSums
   for (int64_t p = 0; p < prefixes; ++p)
     sums.prefix_squares[static_cast<size_t>(p)] = get(w + kWords + 2 * p);
   sums.l1 = get(w + 2);
+  sums.gate_square = get(w + 11);
+  sums.preact = get(w + 13);
   sums.l0 = static_cast<int64_t>(w[4]) * kCountUnit + static_cast<int64_t>(w[5]);
   sums.not_finite = w[6];
   sums.requeue = w[7];

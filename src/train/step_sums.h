@@ -17,7 +17,9 @@ struct StepSums {
   std::vector<double> prefix_squares = {};  // the same of the prefixes but the last (matryoshka.h)
   int64_t l0 = 0;                           // codes of my rows and latents
   double l1 = 0;
-  double not_finite = 0;  // things that were not finite
+  double preact = 0;       // train/preact.h
+  double gate_square = 0;  // as `square`, of what the gates alone reconstruct (model/gated.h)
+  double not_finite = 0;   // things that were not finite
   double requeue = 0, terminate = 0;
   double clock_s = 0;  // rank 0's alone
 

@@ -6,6 +6,7 @@
 #include <bit>
 #include <numeric>
 
+#include "model/forward.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -130,6 +131,13 @@ at::Tensor dead_on_host(const AuxK& aux) {
 
 }  // namespace
 
+CodePath path_of(PartOf of, const Dictionary& dictionary, Range latents) {
+  if (of == PartOf::codes) return {};
+  if (of == PartOf::gates) return {.decoder = false};
+  const at::Tensor r_mag = dictionary.extra_l[0].narrow(0, latents.begin, latents.size());
+  return {.gain_l = exp_each(r_mag), .bias = false};
+}
+
 LatentCodes ArrivingLists::wait() {
   pending.wait();
   LatentCodes out = merge(got, lists, rows);
@@ -158,7 +166,7 @@ ArrivingPart tokens_to_owners(const Mesh& mesh, const TrainState& state, const A
     out.aux_g_ = start_over_data(mesh, its.g_bd, "auxk residual gradient to owners");
   }
   const bool with_aux = part.aux.has_value();
-  part = {.l1 = part.l1};  // what is sent is kept where it is sent from
+  part = {.l1 = part.l1, .of = part.of};  // what is sent is kept where it is sent from
   if (with_aux) part.aux.emplace();
   return out;
 }

@@ -16,6 +16,11 @@ namespace megadict {
 // Updated rows travel in pieces of at most so much.
 inline constexpr int64_t kRowPieceBytes = int64_t{64} << 20;
 
+// What a part's entries are: codes; gated's codes, which are magnitudes; gated's gates.
+enum class PartOf { codes, magnitudes, gates };
+// Who learns from such entries. `latents`: which of the shard's, local ids.
+CodePath path_of(PartOf of, const Dictionary& dictionary, Range latents);
+
 // A micro-batch's part in the gradients: codes by latent, and the rows they refer to.
 struct BatchPart {
   LatentCodes codes = {};
@@ -24,6 +29,7 @@ struct BatchPart {
   // rows arrives without x - b_dec.
   at::Tensor raw_bd = {};
   double l1 = 0;
+  PartOf of = PartOf::codes;
   std::optional<AuxForward> aux = {};
 };
 

@@ -25,18 +25,25 @@ UpdateArgs update_args(const OptimConfig& optim, double lr, int64_t step, double
 }
 
 UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& aux,
-                                double aux_factor, const UpdateArgs& args, Screen* screen,
-                                TrainState& state) {
+                                double aux_factor, std::span<const GradientSource> more,
+                                const UpdateArgs& args, Screen* screen, TrainState& state) {
   std::vector<GradientSource> sources;
   at::Tensor dead;
   for (const BatchPart& part : parts)
-    sources.push_back({part.codes, part.xc_bd, part.g_bd, 1, part.l1});
+    sources.push_back({part.codes,
+                       part.xc_bd,
+                       part.g_bd,
+                       1,
+                       part.l1,
+                       {},
+                       path_of(part.of, state.dictionary, state.own)});
   if (aux.active() && aux_factor > 0) {
     dead = own_dead(state, aux);
     for (const BatchPart& part : parts)
       if (part.aux)
         sources.push_back({part.aux->codes, part.xc_bd, part.aux->g_bd, aux_factor, 0, dead});
   }
+  for (const GradientSource& source : more) sources.push_back(source);
   LatentRows rows = own_latents(state);
   rows.screen = screen;
   rows.first = state.own.begin;
@@ -47,7 +54,8 @@ UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& au
 }
 
 void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
-                   std::span<const BatchPart> parts, Screen* screen, TrainState& state) {
+                   std::span<const BatchPart> parts, std::span<const GradientSource> more,
+                   Screen* screen, TrainState& state) {
   if (mesh.data_size() == 1) return;
   const at::Tensor& w_enc = state.dictionary.w_enc_ld;
   if (!optimiser_named(optim.name).lazy) {
@@ -55,8 +63,10 @@ void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
     if (screen != nullptr) screen->refresh(w_enc);
     return;
   }
-  const at::Tensor arrived =
-      share_touched_rows(mesh, touched_rows(state, aux, parts), state).to(at::kCPU);
+  at::Tensor touched = touched_rows(state, aux, parts);
+  for (const GradientSource& source : more)
+    touched.logical_or_(source.codes.latent_start.diff().gt(0));
+  const at::Tensor arrived = share_touched_rows(mesh, touched, state).to(at::kCPU);
   if (screen == nullptr) return;
   const auto* latent = arrived.const_data_ptr<int64_t>();
   const auto* w = w_enc.const_data_ptr<float>();

@@ -25,15 +25,16 @@ struct UpdateResult {
 };
 
 // `parts`: of the own rows, see tokens_to_owners(). `aux_factor` multiplies AuxK's gradients;
-// `screen` (or nullptr) follows the encoder rows.
+// `more`: other gradients of the own rows; `screen` (or nullptr) follows the encoder rows.
 UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& aux,
-                                double aux_factor, const UpdateArgs& args, Screen* screen,
-                                TrainState& state);
+                                double aux_factor, std::span<const GradientSource> more,
+                                const UpdateArgs& args, Screen* screen, TrainState& state);
 
-// After the one pass, with data axis > 1: everybody's updated rows to everybody. Collective over
-// data.
+// After the one pass, with data axis > 1: everybody's updated rows to everybody. `more`: as there.
+// Collective over data.
 void share_updates(const Mesh& mesh, const OptimConfig& optim, const AuxK& aux,
-                   std::span<const BatchPart> parts, Screen* screen, TrainState& state);
+                   std::span<const BatchPart> parts, std::span<const GradientSource> more,
+                   Screen* screen, TrainState& state);
 
 // `own`: gradients of this rank's rows, summed over the data axis.
 UpdateResult update_by_tensors(const RowGradients& own, const UpdateArgs& args, TrainState& state);

@@ -2,6 +2,7 @@
 
 MEGADICT_BIN          the megadict binary; otherwise build/<preset>/ is searched
 MEGADICT_SHARED_DATA  the folder with tinylm-activations/ and the like; default ../shared/data
+MEGADICT_HOME         holds peers/, what tests/requirements-peers.txt lists; default ~/.cache/megadict
 """
 
 import os
@@ -18,6 +19,9 @@ PRESETS = ("release", "debug", "asan", "cuda")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path[:0] = [str(REPO_ROOT / "tools"), str(REPO_ROOT / "tools" / "bench")]
+# Last, so that the environment's own packages win.
+MEGADICT_HOME = Path(os.environ.get("MEGADICT_HOME", Path.home() / ".cache" / "megadict")).expanduser()
+sys.path.append(str(MEGADICT_HOME / "peers"))
 
 
 def pytest_configure(config):

@@ -1,4 +1,5 @@
-"""Dictionaries with thresholds of their own (jumprelu) and nested ones (matryoshka), from the command line."""
+"""Dictionaries with thresholds (jumprelu) or gates (gated) of their own and nested ones (matryoshka), from the
+command line."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,8 @@ COMMON = {"data__normalize": "unit_rms", "data__center": "true", "data__tokens":
 JUMPRELU = {**COMMON, "model__activation": "jumprelu", "model__l0_target": 3, "model__l1_warmup_steps": 20,
             "model__jumprelu_bandwidth": 0.1, "model__jumprelu_threshold": 0.05}  # fmt: skip
 MATRYOSHKA = {**COMMON, "model__activation": "batchtopk", "model__matryoshka": "8,0.5"}
-KINDS = {"jumprelu": JUMPRELU, "matryoshka": MATRYOSHKA}
+GATED = {**COMMON, "model__activation": "gated", "model__l1_coefficient": 0.4, "model__l1_warmup_steps": 20}
+KINDS = {"jumprelu": JUMPRELU, "matryoshka": MATRYOSHKA, "gated": GATED}
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +35,59 @@ def tensors_of(run_dir):
             load_file(next((run_dir / "final").glob("part_*.safetensors"))).items()}  # fmt: skip
 
 
+def codes_of_run(out, x):
+    """Scale, codes and reconstructions of rows, by the formula in fp64."""
+    t, state = tensors_of(out), json.loads((out / "final" / "state.json").read_text())
+    scale = state["normalize"]["scale"]
+    y = (scale * (x - t["normalize.mean"]) - t["b_dec"]) @ t["W_enc"].T
+    v = y + t["b_enc"]
+    if state["model"]["activation"] == "gated":
+        z = np.where(v > 0, np.maximum(np.exp(t["r_mag"]) * y + t["b_mag"], 0), 0)
+    else:
+        z = np.where(v > t["threshold"], v, 0)
+    return scale, z, (z @ t["W_dec"] + t["b_dec"]) / scale + t["normalize.mean"]
+
+
+def fvu_by_the_formula(data, out):
+    x = held_out_rows(data)
+    return ((x - codes_of_run(out, x)[2]) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
+
+
 def test_jumprelu_learns_and_arrives_at_its_l0(megadict_bin, data, tmp_path):
     out = tmp_path / "run"
     train(megadict_bin, data, out, "jumprelu", data__tokens=101 * 600)
     lines = [line for line in metrics(out) if "fvu" in line]
     assert lines[-1]["fvu"] < 0.5 * lines[0]["fvu"]
     assert lines[-1]["l0"] == pytest.approx(3, rel=0.25) and lines[0]["l0"] > 6
-    # The held-out score is that of the formula in fp64.
     t = tensors_of(out)
     assert t["threshold"].shape == t["b_enc"].shape and len(set(t["threshold"])) > 10
-    scale, x = json.loads((out / "final" / "state.json").read_text())["normalize"]["scale"], held_out_rows(data)
-    v = (scale * (x - t["normalize.mean"]) - t["b_dec"]) @ t["W_enc"].T + t["b_enc"]
-    z = np.where(v > t["threshold"], v, 0)
-    x_hat = (z @ t["W_dec"] + t["b_dec"]) / scale + t["normalize.mean"]
-    fvu = ((x - x_hat) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
-    assert held_out_fvu(out) == pytest.approx(fvu, rel=1e-4)
+    assert held_out_fvu(out) == pytest.approx(fvu_by_the_formula(data, out), rel=1e-4)
+
+
+def test_dead_jumprelus_are_pulled_to_their_thresholds(megadict_bin, data, tmp_path):
+    """From thresholds that few rows reach."""
+    high = {"model__jumprelu_threshold": 0.6, "model__l0_coefficient": 0, "dead__window_tokens": 1010,
+            "dead__auxk_alpha": 0, "data__tokens": 101 * 300}  # fmt: skip
+    dead = []
+    for coefficient in (0, 0.01):
+        out = tmp_path / str(coefficient)
+        train(megadict_bin, data, out, "jumprelu", dead__preact_coefficient=coefficient, **high)
+        dead.append([line["sparsity/dead_features"] for line in metrics(out) if "fvu" in line][-1])
+    assert dead[0] > 20 and dead[1] < dead[0] / 2
+
+
+def test_gated_learns_and_its_gates_close(megadict_bin, data, tmp_path):
+    out = tmp_path / "run"
+    train(megadict_bin, data, out, "gated", data__tokens=101 * 600)
+    lines = [line for line in metrics(out) if "fvu" in line]
+    first, last = lines[0], lines[-1]
+    assert last["fvu"] < 0.5 * first["fvu"] and last["l0"] < 0.5 * first["l0"]
+    # Gates pay for their size and reconstruct worse; magnitudes do not.
+    assert last["losses/gate_loss"] > last["fvu"]
+    assert json.loads((out / "config.json").read_text())["optim.beta1"]["value"] == 0
+    t = tensors_of(out)
+    assert all(len(set(t[name])) > 10 for name in ("b_enc", "r_mag", "b_mag"))
+    assert held_out_fvu(out) == pytest.approx(fvu_by_the_formula(data, out), rel=1e-4)
 
 
 def test_every_prefix_of_a_matryoshka_learns(megadict_bin, data, tmp_path):
@@ -84,6 +124,7 @@ def test_a_run_in_two_parts_on_other_meshes_has_the_same_bits(megadict_bin, data
         ({"model.matryoshka_weights": "1,1"}, "there are no prefixes"),
         ({"model.activation": "jumprelu", "kernels.encode": "screen_int8"}, "it is for topk and batchtopk"),
         ({"model.jumprelu_bandwidth": "0"}, "model.jumprelu_bandwidth"),
+        ({"model.jumprelu_log": "true"}, "allowed: jumprelu, above 0"),
         ({"model.jumprelu_threshold": "-1"}, "model.jumprelu_threshold"),
     ],
 )
@@ -120,63 +161,57 @@ def test_only_what_has_a_k_is_calibrated(megadict_bin, data, tmp_path):
     assert not (tmp_path / "sae").exists()
 
 
-@pytest.fixture(scope="module")
-def trained_jumprelu(megadict_bin, data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("jumprelu") / "run"
-    train(megadict_bin, data, out, "jumprelu")
-    return out
-
-
-def codes_of_run(out, x):
-    """Native codes and reconstructions of rows, in fp64."""
-    t = tensors_of(out)
-    scale = json.loads((out / "final" / "state.json").read_text())["normalize"]["scale"]
-    v = (scale * (x - t["normalize.mean"]) - t["b_dec"]) @ t["W_enc"].T + t["b_enc"]
-    z = np.where(v > t["threshold"], v, 0)
-    return scale, z, (z @ t["W_dec"] + t["b_dec"]) / scale + t["normalize.mean"]
+@pytest.fixture(scope="module", params=["jumprelu", "gated"])
+def trained(request, megadict_bin, data, tmp_path_factory):
+    """A run with parameters of each latent, and which kind it is."""
+    out = tmp_path_factory.mktemp(request.param) / "run"
+    train(megadict_bin, data, out, request.param)
+    return request.param, out
 
 
 @pytest.mark.parametrize("name", ["saelens", "dictionary_learning"])
-def test_an_exported_jumprelu_computes_the_same_in_its_tool(megadict_bin, data, trained_jumprelu, tmp_path, name):
+def test_an_export_computes_the_same_in_its_tool(megadict_bin, data, trained, tmp_path, name):
     torch = pytest.importorskip("torch")
+    kind, out = trained
     sae = tmp_path / "sae"
-    done = run(megadict_bin, ["export", "--run.dir", trained_jumprelu, "--format", name, "--out", sae])
+    done = run(megadict_bin, ["export", "--run.dir", out, "--format", name, "--out", sae])
     assert done.returncode == 0, done.stderr
     if name == "saelens":
         from sae_lens import SAE
 
         theirs = SAE.load_from_disk(sae, device="cpu")
-        assert theirs.cfg.architecture() == "jumprelu"
+        assert theirs.cfg.architecture() == kind
     else:
         from dictionary_learning.utils import load_dictionary
 
         theirs, _ = load_dictionary(str(sae), "cpu")
-        assert type(theirs).__name__ == "JumpReluAutoEncoder"
+        classes = {"jumprelu": "JumpReluAutoEncoder", "gated": "GatedAutoEncoder"}
+        assert type(theirs).__name__ == classes[kind]
     x = held_out_rows(data)
-    scale, z, x_hat = codes_of_run(trained_jumprelu, x)
+    scale, z, x_hat = codes_of_run(out, x)
     with torch.no_grad():
         codes = theirs.encode(torch.tensor(x, dtype=torch.float32))
         decoded = theirs.decode(codes).numpy()
-    assert 0 < (z > 0).sum() < z.size / 4
+    assert 0 < (z > 0).sum() < z.size / 2
     assert ((codes.numpy() > 0) != (z > 0)).sum() <= 2  # at a threshold fp32 may decide otherwise
     same = ((codes.numpy() > 0) == (z > 0)).all(1)
     assert np.abs(codes.numpy() * scale - z)[same].max() < 1e-4 * z.max()
     assert np.abs(decoded - x_hat)[same].max() < 1e-4 * np.abs(x_hat).max()
 
 
-def test_an_exported_jumprelu_scores_the_same_on_every_mesh(megadict_bin, data, trained_jumprelu, tmp_path):
-    sae = tmp_path / "sae"
-    done = run(megadict_bin, ["export", "--run.dir", trained_jumprelu, "--format", "saelens", "--out", sae])
+def test_an_export_scores_the_same_on_every_mesh(megadict_bin, data, trained, tmp_path):
+    out, sae = trained[1], tmp_path / "sae"
+    done = run(megadict_bin, ["export", "--run.dir", out, "--format", "saelens", "--out", sae])
     assert done.returncode == 0, done.stderr
     scores, codes = [], []
-    for folder in (trained_jumprelu, sae):
+    for folder in (out, sae):
         for ranks in (1, 4):
-            out = tmp_path / f"{folder.name}_{ranks}"
-            for words in (["eval", "--json", f"{out}.json"], ["encode", "--out", f"{out}.h5"]):
+            name = tmp_path / f"{folder.name}_{ranks}"
+            for words in (["eval", "--json", f"{name}.json"], ["encode", "--out", f"{name}.h5"]):
                 done = run(megadict_bin, [*words, "--run.dir", folder, "--data.path", data], ranks=ranks)
                 assert done.returncode == 0, done.stderr
-            scores.append(json.loads(Path(f"{out}.json").read_text()))
-            with h5py.File(f"{out}.h5") as file:
+            scores.append(json.loads(Path(f"{name}.json").read_text()))
+            with h5py.File(f"{name}.h5") as file:
                 codes.append({name: file[name][:] for name in ("row_ptr", "indices", "values")})
     for one, four in ((0, 1), (2, 3)):
         assert scores[one]["l0"] == scores[four]["l0"]
@@ -186,15 +221,17 @@ def test_an_exported_jumprelu_scores_the_same_on_every_mesh(megadict_bin, data, 
     assert scores[2]["fvu"] == pytest.approx(scores[0]["fvu"], rel=1e-4)
 
 
-def test_a_jumprelu_of_another_tool_becomes_a_checkpoint(megadict_bin, data, trained_jumprelu, tmp_path):
+def test_an_export_read_by_import_is_a_checkpoint(megadict_bin, data, trained, tmp_path):
+    kind, out = trained
     sae, back = tmp_path / "sae", tmp_path / "back"
-    for words in (["export", "--run.dir", trained_jumprelu, "--format", "saelens", "--out", sae],
+    for words in (["export", "--run.dir", out, "--format", "saelens", "--out", sae],
                   ["import", "--from", sae, "--out", back]):
         done = run(megadict_bin, words)
         assert done.returncode == 0, done.stderr
     ours, theirs = load_file(next(back.glob("part_*.safetensors"))), load_file(sae / "sae_weights.safetensors")
-    assert (ours["threshold"] == theirs["threshold"]).all()
-    assert json.loads((back / "state.json").read_text())["model"]["activation"] == "jumprelu"
+    same = {"jumprelu": {"threshold": "threshold"}, "gated": {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}}
+    assert all((ours[mine] == theirs[its]).all() for mine, its in same[kind].items())
+    assert json.loads((back / "state.json").read_text())["model"]["activation"] == kind
 
 
 def test_a_matryoshka_is_exported_as_what_it_computes(megadict_bin, data, tmp_path):

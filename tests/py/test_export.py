@@ -16,6 +16,7 @@ import pytest
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels want a GPU
 
 torch = pytest.importorskip("torch")
+from peers import load_llamascopium, load_saebench  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 PRESETS = ("release", "debug", "asan", "cuda")
@@ -174,6 +175,32 @@ def test_dictionary_learning_computes_the_same(exported, case):
         expect_same(native, x, codes, dictionary.decode(codes), unit_rows_factor(native))
     decoder = dictionary.W_dec.T if hasattr(dictionary, "W_dec") else dictionary.decoder.weight
     assert (decoder.norm(dim=0) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("case", cases_in("dictionary_learning"))
+def test_saebench_computes_the_same(exported, monkeypatch, case):
+    native = Native.load(exported / case / "native.safetensors")
+    activation = {"prolu": "jumprelu"}.get(native.activation, native.activation)
+    folder = exported / case / "dictionary_learning.unit"
+    sae = load_saebench(monkeypatch, folder, activation, model="gpt2", layer=8)
+    x = native.rows()
+    with torch.no_grad():
+        codes = sae.encode(x)
+        expect_same(native, x, codes, sae.decode(codes), unit_rows_factor(native))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("case", CASES)
+def test_llamascopium_computes_the_same(exported, case, scale):
+    native = Native.load(exported / case / "native.safetensors")
+    sae = load_llamascopium(exported / case / f"openmoss.{scale}")
+    activations = {"topk": "topk", "relu": "relu"}
+    assert sae.cfg.act_fn == activations.get(native.activation, "jumprelu")
+    assert sae.cfg.hook_point_in == sae.cfg.hook_point_out == "blocks.8.hook_resid_pre"
+    x = native.rows()
+    with torch.no_grad():
+        codes = sae.encode(x)
+        expect_same(native, x, codes, sae.decode(codes), latent_scale(native, scale))
 
 
 @pytest.mark.parametrize("scale", SCALES)

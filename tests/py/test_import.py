@@ -17,6 +17,7 @@ from training import run
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels want a GPU
 
 torch = pytest.importorskip("torch")
+from peers import llamascopium, load_llamascopium  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 D, N, K, THRESHOLD = 10, 30, 4, 0.75
@@ -112,25 +113,24 @@ def dictionary_learning(name, module, *arguments):
     return write
 
 
-def openmoss(activation):
+def openmoss(activation, by_norm=False):
+    """`by_norm`: pre-activations are compared times the decoder rows' lengths. Those rows become unit here, so
+    codes have that factor."""
+
     def write(folder):
-        folder.mkdir()
-        tensors = random_tensors(W_E=(D, N), b_E=(N,), W_D=(N, D), b_D=(D,))
+        sae, hook = llamascopium(), "blocks.3.hook_resid_pre"
+        config = sae.SAEConfig(hook_point_in=hook, hook_point_out=hook, d_model=D, expansion_factor=N / D, top_k=K,
+                               act_fn=activation, norm_activation="inference", sparsity_include_decoder_norm=by_norm,
+                               dtype=torch.float32, device="cpu")  # fmt: skip
+        theirs = randomised(sae.SparseAutoEncoder(config))
         if activation == "jumprelu":
-            tensors["activation_function.log_jumprelu_threshold"] = torch.full((N,), THRESHOLD).log()
-        save_file(tensors, folder / "sae_weights.safetensors")
-        (folder / "config.json").write_text(json.dumps({
-            "sae_type": "sae", "d_model": D, "expansion_factor": N / D, "use_decoder_bias": True, "act_fn": activation,
-            "top_k": K, "use_glu_encoder": False, "norm_activation": "inference", "sparsity_include_decoder_norm": False,
-            "hook_point_in": "blocks.3.hook_resid_pre", "hook_point_out": "blocks.3.hook_resid_pre"}))  # fmt: skip
-
-        def encode(x):
-            h = x @ tensors["W_E"] + tensors["b_E"]
-            if activation == "topk":
-                return top_k(h)
-            return h.relu() * (h > THRESHOLD) if activation == "jumprelu" else h.relu()
-
-        return encode
+            with torch.no_grad():
+                theirs.activation_function.log_jumprelu_threshold.fill_(np.log(THRESHOLD))
+        theirs.save_pretrained(folder)
+        config.save_hyperparameters(folder)
+        theirs = load_llamascopium(folder)
+        factor = theirs.decoder_norm().detach() if by_norm else 1
+        return lambda x: theirs.encode(x).detach() * factor
 
     return write
 
@@ -173,6 +173,8 @@ WRITTEN = {
     "openmoss_relu": (openmoss("relu"), "openmoss", "relu", []),
     "openmoss_topk": (openmoss("topk"), "openmoss", "topk", []),
     "openmoss_jumprelu": (openmoss("jumprelu"), "openmoss", "batchtopk", ["--model.k", K]),
+    "openmoss_topk_by_norm": (openmoss("topk", by_norm=True), "openmoss", "topk", []),
+    "openmoss_jumprelu_by_norm": (openmoss("jumprelu", by_norm=True), "openmoss", "batchtopk", ["--model.k", K]),
     "openai_relu": (openai_relu, "openai", "relu", []),
     "gemma_npz": (gemma_npz, "gemma_npz", "batchtopk", ["--model.k", K]),
 }  # fmt: skip

@@ -181,9 +181,8 @@ def test_a_shard_that_cannot_be_read_fails_the_points(megadict_bin, data, tmp_pa
 
 
 REFUSED = [
-    ("data.batch_size=101,50", "point model.k=2_data.batch_size=50 has data.batch_size = '50', "
-                               "point model.k=2_data.batch_size=101 has '101'"),
-    ("run.seed=0,1", "point model.k=2_run.seed=1 has run.seed = '1', point model.k=2_run.seed=0 has '0'"),
+    ("data.batch_size=101,50", "has data.batch_size = '50', point model.k=2_data.batch_size=101 has '101'"),
+    ("run.seed=0,1", "has run.seed = '1', point model.k=2_run.seed=0 has '0'"),
     ("data.tokens=6060,5050", "has data.tokens = '5050'"),
     ("mesh.feature=1,2", "has mesh.feature = '2'"),
 ]

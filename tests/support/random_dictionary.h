@@ -38,6 +38,9 @@ inline SavedDictionary random_dictionary(const std::string& activation, const st
   if (activation == "batchtopk") out.threshold = 1.3;  // some five latents of a row
   if (activation == "jumprelu")
     out.extra_l = {(0.8 + 0.5 * random_tensor({n}, 11)).to(at::kFloat).clamp_min(0.01f)};
+  if (activation == "gated")
+    out.extra_l = {(0.2 * random_tensor({n}, 11)).to(at::kFloat),
+                   (0.1 * random_tensor({n}, 12)).to(at::kFloat)};
   saved.normalization.scale = 0.37;
   const at::Tensor mean = (2 + random_tensor({d}, 5)).to(at::kFloat);
   saved.normalization.mean.assign(mean.const_data_ptr<float>(), mean.const_data_ptr<float>() + d);
@@ -76,6 +79,10 @@ inline Reconstruction reconstruct(const SavedDictionary& saved, const at::Tensor
   if (dictionary.config.activation == "batchtopk")
     z = z * z.gt(static_cast<float>(dictionary.threshold));
   if (dictionary.config.activation == "jumprelu") z = z * z.gt(wide(dictionary.extra_l[0]));
+  if (dictionary.config.activation == "gated") {
+    const at::Tensor product = z - wide(dictionary.b_enc_l);
+    z = (product * wide(dictionary.extra_l[0]).exp() + wide(dictionary.extra_l[1])) * z.gt(0);
+  }
   z = z.clamp_min(0);
   return {z, (at::mm(z, wide(dictionary.w_dec_ld)) + wide(dictionary.b_dec_d)) / s + mean};
 }

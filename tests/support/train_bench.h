@@ -29,6 +29,13 @@ struct Problem {
     return at::arange(w_dec_nd.size(0)).remainder(7).to(at::kFloat) * 0.3 + 0.05;
   }
   double bandwidth = 0.4;
+  // gated's.
+  at::Tensor r_mag_n() const {
+    return at::arange(w_dec_nd.size(0)).remainder(5).to(at::kFloat) * 0.2 - 0.3;
+  }
+  at::Tensor b_mag_n() const {
+    return at::arange(w_dec_nd.size(0)).remainder(3).to(at::kFloat) * 0.3 - 0.4;
+  }
   // Dead: every third latent of the whole dictionary, whatever the shard.
   at::Tensor dead_n() const { return at::arange(w_dec_nd.size(0)).remainder(3).eq(0); }
 };
@@ -45,7 +52,10 @@ struct Case {
   const KernelSet* kernels = nullptr;  // for CPU tensors; nullptr = the usual
   const char* matryoshka = "";
   double l0_target = 0;
+  double preact = 0;
+  bool jumprelu_log = false;
   bool jumps() const { return std::string(activation) == "jumprelu"; }
+  bool gated() const { return std::string(activation) == "gated"; }
   bool relu() const { return std::string(activation) == "relu"; }
   bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
@@ -94,6 +104,7 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   model.l1_coefficient = p.l1;
   model.matryoshka = c.matryoshka;
   model.jumprelu_bandwidth = p.bandwidth;
+  model.jumprelu_log = c.jumprelu_log;
   model.l0_coefficient = 0.7;
   model.l0_target = c.l0_target;
   Dictionary out = empty_dictionary(model, n, d, latents, padded, at::kCPU);
@@ -104,6 +115,8 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   if (!out.tied()) out.w_enc_ld.copy_(rows(p.w_enc_nd));
   out.b_enc_l.copy_(rows(p.b_enc_n));
   if (c.jumps()) out.extra_l[0].copy_(rows(p.threshold_n()));
+  if (c.gated()) out.extra_l[0].copy_(rows(p.r_mag_n()));
+  if (c.gated()) out.extra_l[1].copy_(rows(p.b_mag_n()));
   out.b_dec_d.copy_(p.b_dec_d);
   return out;
 }
@@ -132,6 +145,7 @@ struct Bench {
     config.optim.warmup_steps = 0;
     config.optim.decay_fraction = 0;
     config.dead = {c.auxk_alpha, p.k_aux, kWindow};
+    config.dead.preact_coefficient = c.preact;
     config.total_steps = 10;
   }
 
@@ -160,8 +174,9 @@ struct Bench {
     Case whole = c;
     whole.micro = 0;
     const Rows rows = gather_rows(mesh, micro(whole, 0), problem.x_bd.size(1), {}, at::kCPU);
-    GenericArgs args{state.var_total, c.batch,       c.relu() ? problem.l1 : 0.0,
+    GenericArgs args{state.var_total, c.batch,       c.relu() || c.gated() ? problem.l1 : 0.0,
                      c.auxk_alpha,    problem.k_aux, state.tokens_since_fired_l.ge(kWindow)};
+    args.preact = c.preact;
     if (c.jumps()) args.l0 = state.dictionary.config.l0_coefficient;
     return generic_loss(mesh, state.dictionary, rows, args);
   }
