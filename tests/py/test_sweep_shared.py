@@ -101,12 +101,16 @@ def expect_same_runs(out, expected):
         assert same_bits(expected / "points" / name / "final", out / "points" / name / "final")
 
 
-@pytest.mark.parametrize("ranks, mesh", [(2, {}), (4, {"mesh__feature": 2})], ids=["two groups", "two of 1x2"])
-def test_usr1_saves_all_groups_and_each_goes_on_where_it_was(megadict_bin, data, tmp_path, ranks, mesh):
+SHORTER = {"data__tokens": 101 * 1500, "checkpoint__every_steps": 100}
+
+
+@pytest.mark.parametrize("ranks, more", [(2, LONG), (4, {"mesh__feature": 2, **SHORTER})],
+                         ids=["two groups", "two of 1x2"])
+def test_usr1_saves_all_groups_and_each_goes_on_where_it_was(megadict_bin, data, tmp_path, ranks, more):
     """The second start has one point back at its beginning: the other waits for it."""
     out, whole = tmp_path / "sweep", tmp_path / "whole"
-    assert run(megadict_bin, sweep_words(data, whole, ["model.k=2,4"], **LONG, **mesh), ranks=ranks).returncode == 0
-    given = sweep_words(data, out, ["model.k=2,4"], **SHARED, **LONG, **mesh)
+    assert run(megadict_bin, sweep_words(data, whole, ["model.k=2,4"], **more), ranks=ranks).returncode == 0
+    given = sweep_words(data, out, ["model.k=2,4"], **SHARED, **more)
     process = start(megadict_bin, given, ranks=ranks)
     wait_until(lambda: begun(out), process)
     process.send_signal(signal.SIGUSR1)
