@@ -113,16 +113,19 @@ def dictionary_learning(name, module, *arguments):
     return write
 
 
-def openmoss(activation, by_norm=False):
+def openmoss(activation, by_norm=False, mean_norm=None):
     """`by_norm`: pre-activations are compared times the decoder rows' lengths. Those rows become unit here, so
-    codes have that factor."""
+    codes have that factor. `mean_norm`: of the rows it was trained on. It encodes x sqrt(d) / mean_norm,
+    and ours are in the data's units again. (Its own folding of that factor leaves thresholds as they are.)"""
 
     def write(folder):
         sae, hook = llamascopium(), "blocks.3.hook_resid_pre"
         config = sae.SAEConfig(hook_point_in=hook, hook_point_out=hook, d_model=D, expansion_factor=N / D, top_k=K,
-                               act_fn=activation, norm_activation="inference", sparsity_include_decoder_norm=by_norm,
-                               dtype=torch.float32, device="cpu")  # fmt: skip
+                               act_fn=activation, norm_activation="dataset-wise" if mean_norm else "inference",
+                               sparsity_include_decoder_norm=by_norm, dtype=torch.float32, device="cpu")  # fmt: skip
         theirs = randomised(sae.SparseAutoEncoder(config))
+        if mean_norm:
+            theirs.set_dataset_average_activation_norm({hook: mean_norm})
         if activation == "jumprelu":
             with torch.no_grad():
                 theirs.activation_function.log_jumprelu_threshold.fill_(np.log(THRESHOLD))
@@ -130,7 +133,12 @@ def openmoss(activation, by_norm=False):
         config.save_hyperparameters(folder)
         theirs = load_llamascopium(folder)
         factor = theirs.decoder_norm().detach() if by_norm else 1
-        return lambda x: theirs.encode(x).detach() * factor
+
+        def encode(x):
+            norm = theirs.compute_norm_factor(x, hook_point=hook)
+            return theirs.encode(x * norm).detach() * factor / norm
+
+        return encode
 
     return write
 
@@ -175,6 +183,9 @@ WRITTEN = {
     "openmoss_jumprelu": (openmoss("jumprelu"), "openmoss", "batchtopk", ["--model.k", K]),
     "openmoss_topk_by_norm": (openmoss("topk", by_norm=True), "openmoss", "topk", []),
     "openmoss_jumprelu_by_norm": (openmoss("jumprelu", by_norm=True), "openmoss", "batchtopk", ["--model.k", K]),
+    "openmoss_relu_scaled": (openmoss("relu", mean_norm=5.0), "openmoss", "relu", []),
+    "openmoss_topk_scaled": (openmoss("topk", by_norm=True, mean_norm=5.0), "openmoss", "topk", []),
+    "openmoss_jumprelu_scaled": (openmoss("jumprelu", mean_norm=5.0), "openmoss", "batchtopk", ["--model.k", K]),
     "openai_relu": (openai_relu, "openai", "relu", []),
     "gemma_npz": (gemma_npz, "gemma_npz", "batchtopk", ["--model.k", K]),
 }  # fmt: skip
