@@ -9,18 +9,20 @@ import json
 import os
 import random
 import shutil
-import signal
 import struct
 import subprocess
+import tempfile
+import time
 import zipfile
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from test_export import fixture_bin  # noqa: F401
 from training import MPI_ENV, run
 
 CASES = int(os.environ.get("MEGADICT_FUZZ_CASES", 40))
 SEED = int(os.environ.get("MEGADICT_FUZZ_SEED", 1))
-HANG_S, MEMORY_MB = 60, 700
+HANG_S, MEMORY_MB = 60, 400
 ALLOWED = (0, 2, 3)
 
 # what is damaged: the folder of export_fixture, its format, the settings' file, the tensors' file
@@ -194,20 +196,28 @@ def damaged(draw, sources, place):
 # --- what came of it
 
 
-def watch(binary, words):
-    """Exit code, or the signal's name; what it printed; the most memory it held, in MB."""
-    process = subprocess.Popen([str(binary), *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               stdin=subprocess.DEVNULL, env={**os.environ, **MPI_ENV})  # fmt: skip
-    signal.signal(signal.SIGALRM, lambda *_: process.kill())
-    signal.alarm(HANG_S)
+def most_memory(pid):
+    """In MB, so far; 0 once the process has ended. (What wait4 tells counts the parent's before exec.)"""
     try:
-        err = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-    finally:
-        signal.alarm(0)
-        process.stderr.close()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, err, used.ru_maxrss / 1024
+        with open(f"/proc/{pid}/status") as file:
+            return next((int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0
+
+
+def watch(binary, words):
+    """Exit code; what it printed; the most memory it was seen to hold, in MB."""
+    memory, end = 0, time.monotonic() + HANG_S
+    with tempfile.TemporaryFile() as err:
+        process = subprocess.Popen([str(binary), *map(str, words)], stdout=subprocess.DEVNULL, stderr=err,
+                                   stdin=subprocess.DEVNULL, env={**os.environ, **MPI_ENV})  # fmt: skip
+        while process.poll() is None:
+            memory = max(memory, most_memory(process.pid))
+            if time.monotonic() > end or memory > MEMORY_MB:
+                process.kill()
+            time.sleep(0.005)
+        err.seek(0)
+        return process.returncode, err.read(), memory
 
 
 def expect_sound(binary, words, done):
@@ -238,6 +248,7 @@ def acts(megadict_bin, tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_damaged_folders_are_read_or_refused(megadict_bin, sources, acts, tmp_path):
     """Every third is judged, the others are imported."""
     codes = []
@@ -255,3 +266,61 @@ def test_damaged_folders_are_read_or_refused(megadict_bin, sources, acts, tmp_pa
         shutil.rmtree(place)
     assert codes.count(3) > CASES / 4
     assert codes.count(0) < CASES / 2
+
+
+# --- folders that say little and would cost much; what is done to a sound OpenMOSS folder
+
+
+def changed(folder, **settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def width_of_nothing(folder):
+    """Every tensor of the width that the settings say is one the reader makes itself."""
+    changed(folder, d_model=2**31 - 1, expansion_factor=1e-9, use_decoder_bias=False)
+    tensors = load_file(folder / "sae_weights.safetensors")
+    save_file({name: tensors[name] for name in tensors if name != "b_D"}, folder / "sae_weights.safetensors")
+
+
+def many_brackets(folder):
+    (folder / "config.json").write_bytes(b'{"a": [' + b"[]," * 20_000_000 + b"0]}")
+
+
+def many_texts(folder):
+    texts = b"".join(b',"%d":""' % i for i in range(4_000_000))
+    header = b'{"__metadata__":{"a":""' + texts + b"}}"
+    (folder / "sae_weights.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def hole(folder):
+    os.truncate(folder / "config.json", 2**29)
+
+
+COSTLY = {width_of_nothing: "'W_E' is [12,40], the settings make it [2147483647,2]",
+          many_brackets: "60000010 bytes, at most 4194304 are expected",
+          many_texts: "too many texts in __metadata__", hole: "536870912 bytes"}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", COSTLY, ids=lambda damage: damage.__name__)
+def test_little_files_take_little_memory(megadict_bin, sources, tmp_path, damage):
+    folder = tmp_path / "layers.3"
+    shutil.copytree(sources / "relu_linear" / "openmoss.unit", folder)
+    damage(folder)
+    words = ["import", "--from", folder, "--out", tmp_path / "out"]
+    assert expect_sound(megadict_bin, words, damage.__name__) == 3
+    assert COSTLY[damage].encode() in watch(megadict_bin, words)[1]
+
+
+@pytest.mark.parametrize("sizes", [[-3, 43], [float("nan"), 40], [], [39]], ids=str)
+def test_group_sizes_that_are_none(megadict_bin, tmp_path, sizes):
+    torch = pytest.importorskip("torch")
+    folder = tmp_path / "layers.3"
+    folder.mkdir()
+    ones = {"W_enc": (12, 40), "b_enc": (40,), "W_dec": (40, 12), "b_dec": (12,)}
+    state = {name: torch.ones(shape) for name, shape in ones.items()}
+    state |= {"k": torch.tensor(5), "threshold": torch.tensor(0.5), "group_sizes": torch.tensor(sizes)}
+    torch.save(state, folder / "ae.pt")
+    trainer = {"dict_class": "MatryoshkaBatchTopKSAE", "activation_dim": 12, "dict_size": 40, "k": 5}
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer}))
+    assert expect_sound(megadict_bin, ["import", "--from", folder, "--out", tmp_path / "out"], sizes) == 3
