@@ -209,15 +209,17 @@ pip_install_peers() {
     peers_hash >"$peers.making/megadict-stamp" && rm -rf "$peers" && mv "$peers.making" "$peers"
 }
 
+peers_stamped() { [ "$(peers_hash)" = "$(cat "$peers/megadict-stamp" 2>/dev/null)" ]; }
+
 install_peers() {
   [ -e "$root/$peers_file" ] || die "$root/$peers_file is missing: the clone is not complete"
-  if [ "$(peers_hash)" = "$(cat "$peers/megadict-stamp" 2>/dev/null)" ]; then
+  if peers_stamped; then
     say "other tools' packages: all there, in $peers"
     return
   fi
   exec 9>"$MEGADICT_HOME/bootstrap.lock"
   flock 9
-  watched "other tools' packages in $peers" "$log" pip_install_peers ||
+  peers_stamped || watched "other tools' packages in $peers" "$log" pip_install_peers ||
     die "pip could not install $peers_file" "its last lines stand above; then run this again"
   exec 9>&-
 }

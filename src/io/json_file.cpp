@@ -32,8 +32,8 @@ bool nests_too_deep(std::string_view text) {
   return false;
 }
 
-nlohmann::json read_json(const std::string& path) {
-  const std::string text = read_file(path);
+nlohmann::json read_json(const std::string& path, int64_t max_bytes) {
+  const std::string text = read_file(path, max_bytes);
   if (nests_too_deep(text))
     fail(ExitCode::bad_data,
          fmt::format("cannot read '{}': more than {} brackets within each other", path, kDeepest));

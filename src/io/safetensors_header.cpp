@@ -13,6 +13,7 @@ namespace megadict {
 namespace {
 
 constexpr size_t kLongestName = 1024;
+constexpr size_t kMostTexts = 1 << 16;  // each takes far more memory than its bytes
 
 struct StoredType {
   std::string_view name;
@@ -81,7 +82,10 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool string(string_t& value) override {
-    if (depth_ == 2 && in_metadata_) return metadata.emplace(key_, value).second;
+    if (depth_ == 2 && in_metadata_) {
+      if (metadata.size() == kMostTexts) return refuse("too many texts in __metadata__");
+      return metadata.emplace(key_, value).second;
+    }
     if (depth_ != 2 || array_ || key_ != "dtype") return refuse("unexpected text");
     entries.back().stored_dtype = value;
     return true;

@@ -17,7 +17,14 @@
 
 namespace megadict {
 
-ForeignConfig::ForeignConfig(const std::string& path) : ForeignConfig(path, read_json(path)) {}
+namespace {
+
+constexpr int64_t kMostSettingsBytes = 4 << 20;  // a thousand times what any tool writes
+
+}  // namespace
+
+ForeignConfig::ForeignConfig(const std::string& path)
+    : ForeignConfig(path, read_json(path, kMostSettingsBytes)) {}
 
 ForeignConfig::ForeignConfig(std::string path, nlohmann::json object)
     : path_(std::move(path)), object_(std::move(object)) {

@@ -172,7 +172,10 @@ void check_groups(const ForeignConfig& trainer, const ForeignTensors& file, int6
   std::vector<float> values(static_cast<size_t>(sizes.shape[0]));
   sizes.read(values.data());
   double sum = 0;
-  for (const float value : values) sum += value;
+  for (const float value : values) {
+    if (!(value >= 0)) trainer.refuse(fmt::format("group_sizes holds {}", value));
+    sum += value;
+  }
   if (std::abs(sum - static_cast<double>(n)) > 1e-6 * static_cast<double>(n))
     trainer.refuse(fmt::format("group_sizes add up to {}, 'dict_size' is {}", sum, n));
 }
@@ -207,6 +210,9 @@ PlainDictionary read(const std::string& folder) {
           read_tensor(file, std::string(name_of_latent_tensor(one, tensor.name)), {n});
   if (one.has_k) read_selection(trainer, file, one, plain);
   if (one.has_groups) check_groups(trainer, file, n);
+  // Its reader, and SAEBench's, make this class's rows unit by F3, as absorbed() then does.
+  constexpr double kUnit = 1e-5;
+  plain.selects_by_norm = one.name == "AutoEncoder" && off_unit(plain) > kUnit;
   plain.source_model = trainer.text_or("lm_name", "");
   plain.hook = trainer.text_or("submodule_name", "");
   plain.layer = trainer.integer_or("layer", -1);

@@ -135,8 +135,9 @@ PlainDictionary read(const std::string& folder) {
   if (jumps) names.emplace_back(kLogThreshold);
   const Normalization normalization = normalization_of(config, file, d, names);
   expect_tensors(file, names);
-  PlainDictionary plain = make_foreign(read_tensor(file, "W_E", {d, n}).t().contiguous(),
-                                       read_tensor(file, "W_D", {n, d}),
+  // W_E first: it shows whether the file is as wide as the settings say.
+  at::Tensor w_enc_nd = read_tensor(file, "W_E", {d, n}).t().contiguous();
+  PlainDictionary plain = make_foreign(std::move(w_enc_nd), read_tensor(file, "W_D", {n, d}),
                                        bias ? read_tensor(file, "b_D", {d}) : at::zeros({d}));
   plain.activation = activation;
   plain.b_enc_n = read_tensor(file, "b_E", {n});

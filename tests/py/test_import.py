@@ -17,7 +17,7 @@ from training import run
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels want a GPU
 
 torch = pytest.importorskip("torch")
-from peers import llamascopium, load_llamascopium  # noqa: E402
+from peers import llamascopium, load_llamascopium, load_saebench  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 D, N, K, THRESHOLD = 10, 30, 4, 0.75
@@ -238,6 +238,41 @@ def test_imported_dictionaries_encode_as_their_tools_do(megadict_bin, rows, tmp_
     assert 0 < (want > 0).sum() < want.numel()
     assert torch.equal(codes > 0, want > 0)
     assert (codes - want).abs().max() < 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize("loader", ["dictionary_learning", "saebench"])
+def test_rows_that_are_not_unit_become_so_as_the_loaders_make_them(megadict_bin, rows, tmp_path, monkeypatch, loader):
+    """An AutoEncoder of dictionary_learning: its codes are then others than the file says, x_hat is not."""
+    from dictionary_learning.dictionary import AutoEncoder
+    from dictionary_learning.utils import load_dictionary
+
+    folder = tmp_path / "layers.3"
+    folder.mkdir()
+    kept = randomised(AutoEncoder(D, N))
+    norms = kept.decoder.weight.detach().norm(dim=0)
+    assert (norms - 1).abs().max() > 0.1
+    torch.save(kept.state_dict(), folder / "ae.pt")
+    trainer = {"dict_class": "AutoEncoder", "trainer_class": "StandardTrainerAprilUpdate", "activation_dim": D,
+               "dict_size": N, "layer": 3, "lm_name": "x"}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 128}}))
+    if loader == "saebench":
+        theirs = load_saebench(monkeypatch, folder, "relu", model="x", layer=3)
+    else:
+        theirs = load_dictionary(folder, "cpu")[0]
+    done = run(megadict_bin, import_words(tmp_path))
+    assert done.returncode == 0, done.stderr
+    data, x = rows
+    codes = encoded(megadict_bin, data, ["--checkpoint", tmp_path / "native"], tmp_path / "codes.h5")
+    tensors = load_file(next((tmp_path / "native").glob("part_*.safetensors")))
+    with torch.no_grad():
+        want = theirs.encode(x)
+        said = kept.encode(x)
+        assert torch.equal(codes > 0, want > 0)
+        assert (codes - want).abs().max() < 1e-5 * want.abs().max() < (want - said).abs().max()
+        x_hat = theirs.decode(want)
+    assert (codes @ tensors["W_dec"] + tensors["b_dec"] - x_hat).abs().max() < 1e-5 * x_hat.abs().max()
+    again = encoded(megadict_bin, data, ["--dictionary", folder], tmp_path / "again.h5")
+    assert torch.equal(again, codes)
 
 
 def test_what_was_imported_goes_back_and_on(megadict_bin, rows, tmp_path):
