@@ -16,7 +16,7 @@ import pytest
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels want a GPU
 
 torch = pytest.importorskip("torch")
-from peers import load_llamascopium, load_saebench  # noqa: E402
+from peer_loaders import load_llamascopium, load_saebench  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 PRESETS = ("release", "debug", "asan", "cuda")

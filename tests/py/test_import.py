@@ -17,7 +17,7 @@ from training import run
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels want a GPU
 
 torch = pytest.importorskip("torch")
-from peers import llamascopium, load_llamascopium, load_saebench  # noqa: E402
+from peer_loaders import llamascopium, load_llamascopium, load_saebench  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 D, N, K, THRESHOLD = 10, 30, 4, 0.75

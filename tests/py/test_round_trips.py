@@ -8,7 +8,7 @@ import pytest
 from training import run, train_words
 
 torch = pytest.importorskip("torch")
-from peers import load_llamascopium, load_saebench  # noqa: E402
+from peer_loaders import load_llamascopium, load_saebench  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 D, N, ROWS = 24, 67, 256
