@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "comm/watchdog.h"
 #include "eval/encode.h"
+#include "io/file.h"
 
 namespace megadict {
 
