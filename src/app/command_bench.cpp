@@ -66,7 +66,11 @@ OptionSet kernel_options(BenchOptions& own) {
 // Before any measuring: a table that has no place is found out at once. Rank 0 writes it.
 void check_json(Launch& launch, const BenchOptions& own) {
   if (launch.facts().rank != 0 || own.json.empty()) return;
-  refuse_unwritable(own.json);
+  if (!folder_exists(parent_folder(own.json)))
+    fail(ExitCode::usage,
+         fmt::format("json: there is no folder {}", in_quotes(parent_folder(own.json))));
+  if (folder_exists(own.json))
+    fail(ExitCode::usage, fmt::format("json: {} is a folder", in_quotes(own.json)));
 }
 
 template <class Report>

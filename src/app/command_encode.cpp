@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "comm/watchdog.h"
 #include "eval/encode.h"
-#include "io/file.h"
 
 namespace megadict {
 

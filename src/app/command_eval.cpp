@@ -16,7 +16,6 @@
 #include "comm/mesh.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
-#include "io/file.h"
 #include "io/json_file.h"
 #include "model/saved.h"
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -71,6 +72,18 @@ nlohmann::ordered_json judgement_json(const MetricReport& report, const std::str
   json["n_latents"] = saved.dictionary.n;
   json["d"] = saved.dictionary.d;
   return json;
+}
+
+void refuse_unwritable(const std::string& path) {
+  const std::string folder = parent_folder(path);
+  if (!folder_exists(folder))
+    fail(ExitCode::error,
+         fmt::format("cannot write {}: there is no folder {}", in_quotes(path), in_quotes(folder)));
+  if (folder_exists(path))
+    fail(ExitCode::error, fmt::format("cannot write {}: it is a folder", in_quotes(path)));
+  if (::access(folder.c_str(), W_OK) != 0)
+    fail(ExitCode::error, fmt::format("cannot write {}: {} may not be written to", in_quotes(path),
+                                      in_quotes(folder)));
 }
 
 }  // namespace megadict

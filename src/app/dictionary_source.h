@@ -35,4 +35,7 @@ inline void refuse_other_width(const std::string& folder, const Dictionary& dict
 nlohmann::ordered_json judgement_json(const MetricReport& report, const std::string& folder,
                                       const std::string& data_path, const SavedDictionary& saved);
 
+// Exit 1 where `path` lies in no folder, or is one. Of rank 0, before any work.
+void refuse_unwritable(const std::string& path);
+
 }  // namespace megadict

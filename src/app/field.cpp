@@ -224,7 +224,7 @@ std::string short_allowed_text(const Field& field) {
 }
 
 std::string in_quotes(std::string_view text) {
-  constexpr size_t kLongest = 4096;  // of a path
+  constexpr size_t kLongest = 80;
   std::string line;
   for (const char c : text.substr(0, kLongest)) {
     const auto byte = static_cast<unsigned char>(c);

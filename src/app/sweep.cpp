@@ -140,8 +140,10 @@ TakenPoint take_next(Sweep& sweep) {
 // The same on all ranks of the group; none after a signal to any of them.
 TakenPoint next_point(Sweep& sweep) {
   Communicator& world = sweep.group.world();
+  auto stop = static_cast<int32_t>(stop_requested());
+  world.all_reduce(view_of(&stop, 1), ReduceOp::max, "stop request");
   TakenPoint taken;
-  if (agreed_stop(world) != StopRequest::none) return taken;
+  if (stop != 0) return taken;
   agree(world, [&] {
     if (sweep.leads()) taken = take_next(sweep);
   });
@@ -228,8 +230,15 @@ ExitCode run_point(Sweep& sweep, TakenPoint& taken) {
 
 // 75 and 143 after a signal to this rank; 1 where the table cannot tell of a failure.
 ExitCode code_of_end(const Sweep& sweep) {
-  const ExitCode stopped = code_of(stop_requested());
-  return stopped == ExitCode::done && sweep.unrecorded ? ExitCode::error : stopped;
+  switch (stop_requested()) {
+    case StopRequest::none:
+      return sweep.unrecorded ? ExitCode::error : ExitCode::done;
+    case StopRequest::requeue:
+      return ExitCode::requeue;
+    case StopRequest::terminate:
+      return ExitCode::terminated;
+  }
+  return ExitCode::done;
 }
 
 // Until nothing is left to take. The code of its end.

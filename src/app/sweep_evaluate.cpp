@@ -333,7 +333,6 @@ void conclude_point(const Evaluation& eval, size_t i, const SavedDictionary& sav
   });
 }
 
-// After a stop request these have no record: the next try judges them.
 void judge_group(const Evaluation& eval, const std::vector<size_t>& group) {
   const double begin_s = seconds_now();
   std::vector<SavedDictionary> saved(group.size());
@@ -345,27 +344,11 @@ void judge_group(const Evaluation& eval, const std::vector<size_t>& group) {
   });
   std::vector<Judged> judged;
   for (const SavedDictionary& one : saved) judged.push_back({one.dictionary, one.normalization});
-  const EvaluateArgs args{.rows = eval.own.tokens,
-                          .batch_rows = eval.own.batch_size,
-                          .peer_batch_rows = eval.own.peer_batch,
-                          .heeds_stop = true};
+  const EvaluateArgs args{eval.own.tokens, eval.own.batch_size, eval.own.peer_batch};
   const std::vector<MetricReport> reports = evaluate_all(eval.mesh, judged, eval.data, args);
-  if (reports.empty()) return;
   const double share_s = (seconds_now() - begin_s) / static_cast<double>(group.size());
   for (size_t g = 0; g < group.size(); ++g)
     conclude_point(eval, group[g], saved[g], reports[g], share_s);
-}
-
-// Writes the table; what to say of it.
-std::string conclusion(const Evaluation& eval, StopRequest stop) {
-  const std::string& dir = eval.own.dir;
-  make_folders(dir + "/points");
-  const CollectedTable table = collect_table(dir, eval.points, eval.own.sort);
-  const std::string next =
-      stop == StopRequest::none
-          ? fmt::format("tools/frontier.py {}", dir)
-          : "stopped by a signal: the same command again judges those without numbers";
-  return fmt::format("{}\ntable in {}/sweep.csv and sweep.json. next: {}", table.text, dir, next);
 }
 
 // A training sweep's folder has its own table.
@@ -437,15 +420,13 @@ int run_sweep_evaluation(Launch& launch, const Args& args) {
   int64_t budget = 0;
   const auto groups = groups_that_fit(eval, open, budget);
   say_groups(eval, open, budget, groups);
-  StopRequest stop = agreed_stop(launch.world());
-  for (size_t g = 0; g < groups.size() && stop == StopRequest::none; ++g) {
-    judge_group(eval, groups[g]);
-    stop = agreed_stop(launch.world());
-  }
+  for (const auto& group : groups) judge_group(eval, group);
   agree(launch.world(), [&] {
-    if (eval.leads()) say(conclusion(eval, stop));
+    if (!eval.leads()) return;
+    say(collect_table(own.dir, points, own.sort).text);
+    say(fmt::format("table in {0}/sweep.csv and sweep.json. next: tools/frontier.py {0}", own.dir));
   });
-  return static_cast<int>(code_of(stop));
+  return 0;
 }
 
 }  // namespace megadict

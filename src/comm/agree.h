@@ -4,7 +4,6 @@
 
 #include <functional>
 
-#include "base/stop_request.h"
 #include "comm/communicator.h"
 
 namespace megadict {
@@ -13,8 +12,5 @@ namespace megadict {
 // (of several the lowest rank's) is thrown on all of them, agreed; its text names the rank.
 // Collective.
 void agree(Communicator& world, const std::function<void()>& work);
-
-// The strongest request that reached any rank by now, so that all leave together. Collective.
-StopRequest agreed_stop(Communicator& world);
 
 }  // namespace megadict

@@ -168,7 +168,6 @@ std::vector<MetricReport> evaluate_all(const Mesh& mesh, std::span<const Judged>
       shown.at(begin + std::ssize(ids));
     }
     for (Pass& pass : passes) end_batch(pass.sums, *mesh.world);
-    if (args.heeds_stop && agreed_stop(*mesh.world) != StopRequest::none) return {};
   }
   std::vector<MetricReport> reports;
   for (Pass& pass : passes) reports.push_back(report_of(pass));

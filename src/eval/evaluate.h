@@ -22,7 +22,6 @@ struct EvaluateArgs {
   int64_t peer_batch_rows = 4096;
   BootstrapOptions bootstrap = {};
   LatentStatistics* latents = nullptr;  // also told of all codes; of evaluate() alone
-  bool heeds_stop = false;  // a stop request ends the pass without reports; of evaluate_all() alone
 };
 
 // One of several dictionaries that are judged in one pass: this rank's shard.

@@ -119,16 +119,6 @@ void remove_file(const std::string& path) {
   if (error) fail_write(path, error.value());
 }
 
-void refuse_unwritable(const std::string& path) {
-  const std::string folder = parent_folder(path);
-  const std::string why = !folder_exists(folder) ? fmt::format("there is no folder '{}'", folder)
-                          : folder_exists(path)  ? "it is a folder"
-                          : ::access(folder.c_str(), W_OK) != 0
-                              ? fmt::format("'{}' may not be written to", folder)
-                              : "";
-  if (!why.empty()) fail(ExitCode::error, fmt::format("cannot write '{}': {}", path, why));
-}
-
 std::string parent_folder(const std::string& path) {
   const std::string parent = fs::path(path).parent_path().string();
   return parent.empty() ? "." : parent;

@@ -26,9 +26,6 @@ std::vector<std::string> glob_files(const std::string& pattern);
 
 void make_folders(const std::string& path);  // with parents; no error if present
 void remove_file(const std::string& path);   // no error if absent
-// Where `path` cannot become a file: it is a folder, or lies in none that may be written to. Of
-// rank 0, before any work.
-void refuse_unwritable(const std::string& path);
 std::string parent_folder(const std::string& path);
 std::string file_name(const std::string& path);  // without the folder
 

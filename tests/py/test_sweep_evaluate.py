@@ -3,13 +3,11 @@
 import csv
 import json
 import math
-import signal
 import subprocess
 import sys
 
 import pytest
-from test_sweep import wait_until
-from training import run, start, synth, train_words
+from training import run, synth, train_words
 
 SAVING = {"checkpoint__every_steps": 20, "checkpoint__every_minutes": 0}
 
@@ -31,8 +29,7 @@ def places(megadict_bin, tmp_path_factory):
         assert done.returncode == 0, done.stderr
     done = run(megadict_bin, ["export", "--run.dir", root / "b", "--format", "saelens", "--out", root / "exported"])
     assert done.returncode == 0, done.stderr
-    many = synth(megadict_bin, root / "many", rows=240_000)
-    return {"data": data, "narrow": narrow, "many": many, "exported": root / "exported", **{name: root / name for name in runs}}
+    return {"data": data, "narrow": narrow, "exported": root / "exported", **{name: root / name for name in runs}}
 
 
 def evaluate_words(places, out, names, **more):
@@ -176,24 +173,6 @@ def test_a_training_sweep_and_its_failed_point(megadict_bin, places, tmp_path):
     listed = run(megadict_bin, [*evaluate_words(places, out, [sweep, "b"]), "--list"])
     assert [line.split()[1] for line in listed.stdout.splitlines()] == [
         f"{sweep}/points/good/final", str(places["b"] / "final")]
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("asked, code", [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)], ids=["USR1", "TERM"])
-def test_a_signal_ends_it_and_what_is_judged_stays(megadict_bin, places, tmp_path, ranks, asked, code):
-    out = tmp_path / "sweep"
-    given = evaluate_words({**places, "data": places["many"]}, out, ["c", "a"], together=1, eval__peer_batch=16)
-    process = start(megadict_bin, given, ranks=ranks)
-    wait_until(lambda: list(out.glob("points/*/eval.json")), process)
-    process.send_signal(asked)
-    said, errors = process.communicate(timeout=60)
-    # mpirun ends with 1 once it was told to end, whatever its ranks end with
-    assert process.returncode == (1 if ranks > 1 and asked == signal.SIGTERM else code), errors
-    assert "stopped by a signal" in said and "waiting" in {row["status"] for row in rows_of(out)}
-    first = judged(out)
-    done = run(megadict_bin, given, ranks=ranks)
-    assert done.returncode == 0, done.stderr
-    assert first.items() <= judged(out).items() and {row["status"] for row in rows_of(out)} == {"done"}
 
 
 REFUSED = [
