@@ -140,14 +140,7 @@ TEST_F(StreamErrors, CorruptChunkIsThrownByNextAtItsStep) {
 }
 
 TEST_F(StreamErrors, RowThatIsNotFiniteIsThrownByNext) {
-  std::vector<float> rows(40 * 2, 1.0f);
-  rows[33 * 2 + 1] = std::nanf("");
-  {
-    Hdf5File file = Hdf5File::create(folder_ / "a.h5");
-    file.create_dataset("activations", {40, 2}, DType::f32, 10, true);
-    file.write_rows("activations", {0, 40}, view_of(rows.data(), 80));
-    file.close();
-  }
+  test::write_shard_with_nan(folder_.path(), 40);
   int64_t batches = 0;
   const Error error = read_all(ShardIndex::open(folder_.path()), batches);
   EXPECT_EQ(error.code(), ExitCode::bad_data);

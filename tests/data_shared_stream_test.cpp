@@ -2,9 +2,6 @@
 
 #include <gmock/gmock.h>
 
-#include <cmath>
-
-#include "io/hdf5_file.h"
 #include "support/mpi_main.h"
 #include "support/shards.h"
 #include "support/temp_folder.h"
@@ -170,14 +167,7 @@ TEST_F(SharedRows, RowsThatNobodyNeedsAreNotRead) {
 }
 
 TEST_F(SharedRows, ARowThatCannotBeReadFailsThoseWhoNeedIt) {
-  std::vector<float> rows(60 * 2, 1.0f);
-  rows[33 * 2 + 1] = std::nanf("");
-  {
-    Hdf5File file = Hdf5File::create(folder_ / "a.h5");
-    file.create_dataset("activations", {60, 2}, DType::f32, 10, true);
-    file.write_rows("activations", {0, 60}, view_of(rows.data(), 120));
-    file.close();
-  }
+  test::write_shard_with_nan(folder_.path(), 60);
   config_.batch_size = config_.micro_batch_size = 6;
   open(1);
   int64_t bad = 0;

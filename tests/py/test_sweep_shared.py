@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_sweep import LONG, STEPS, begun, by_name, data, fields, sweep_words, table, wait_until, words
+from test_sweep import LONG, STEPS, begun, by_name, data, fields, long_runs, sweep_words, table, wait_until, words
 from training import metrics, ranks_of, run, same_bits, start, steps_logged
 
 __all__ = ["data"]  # the fixture
@@ -86,14 +86,6 @@ def test_only_the_first_group_has_shards_open(megadict_bin, data, tmp_path):
     assert sorted(bool(opened_shards(pid, data)) for pid in ranks_of(out)) == [False, True]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def long_runs(megadict_bin, data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("long") / "sweep"
-    done = run(megadict_bin, sweep_words(data, out, ["model.k=2,4"], **LONG), ranks=2)
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 def expect_same_runs(out, expected):

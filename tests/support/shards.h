@@ -1,10 +1,12 @@
 // Small shards for tests: element (row, column) of a data set is a known number.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "data/shard_writer.h"
+#include "io/hdf5_file.h"
 
 namespace megadict::test {
 
@@ -61,6 +63,16 @@ inline void write_shards(const std::string& folder, const std::vector<int64_t>& 
     write_shard(folder + "/" + name++ + ".h5", spec);
     spec.first_row += rows;
   }
+}
+
+// FOLDER/a.h5: `rows` rows of two ones, but for a NaN in row 33.
+inline void write_shard_with_nan(const std::string& folder, int64_t rows) {
+  std::vector<float> values(static_cast<size_t>(rows) * 2, 1.0f);
+  values[33 * 2 + 1] = std::nanf("");
+  Hdf5File file = Hdf5File::create(folder + "/a.h5");
+  file.create_dataset("activations", {rows, 2}, DType::f32, 10, true);
+  file.write_rows("activations", {0, rows}, view_of(values.data(), rows * 2));
+  file.close();
 }
 
 }  // namespace megadict::test
