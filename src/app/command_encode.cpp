@@ -67,7 +67,7 @@ int run_encode(Launch& launch, const Args& args) {
   start_watchdog({});
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Mesh mesh = make_mesh(launch.world(), own.mesh);
-  if (launch.facts().rank == 0) refuse_unwritable(own.out);
+  refuse_output_files(launch.world(), {own.out});
   const std::string folder = dictionary_folder(path, own.weights, launch.world());
   SavedDictionary saved;
   ShardIndex data;

@@ -121,9 +121,7 @@ int run_eval(Launch& launch, const Args& args) {
   SavedDictionary saved;
   ShardIndex data;
   at::Tensor truth;
-  if (launch.facts().rank == 0)
-    for (const std::string& path : {own.json, own.latents})
-      if (!path.empty()) refuse_unwritable(path);
+  refuse_output_files(launch.world(), {own.json, own.latents});
   const std::string folder = dictionary_folder(own.checkpoint.empty() ? own.run : own.checkpoint,
                                                own.weights, launch.world());
   rank_zero_first(launch.world(), [&] {

@@ -182,19 +182,6 @@ ExitCode run_point(Sweep& sweep, int64_t index) {
   return record.code;
 }
 
-// 75 and 143 after a signal to this rank.
-ExitCode code_of_stop() {
-  switch (stop_requested()) {
-    case StopRequest::none:
-      return ExitCode::done;
-    case StopRequest::requeue:
-      return ExitCode::requeue;
-    case StopRequest::terminate:
-      return ExitCode::terminated;
-  }
-  return ExitCode::done;
-}
-
 // Until nothing is left to take. 0, or 75 and 143 after a signal.
 ExitCode run_group(Sweep& sweep) {
   for (;;) {
@@ -253,6 +240,18 @@ ExitCode conclude(const SweepConfig& config, const std::vector<SweepPoint>& poin
 }
 
 }  // namespace
+
+ExitCode code_of_stop() {
+  switch (stop_requested()) {
+    case StopRequest::none:
+      return ExitCode::done;
+    case StopRequest::requeue:
+      return ExitCode::requeue;
+    case StopRequest::terminate:
+      return ExitCode::terminated;
+  }
+  return ExitCode::done;
+}
 
 int groups_for(int ranks, const std::vector<SweepPoint>& points) {
   const int most = static_cast<int>(points.size());

@@ -10,6 +10,7 @@
 #include "base/range.h"
 #include "comm/agree.h"
 #include "io/file.h"
+#include "io/output_path.h"
 
 namespace megadict {
 
@@ -72,6 +73,20 @@ void refuse_folder_of_shards(const ShardIndex& index, const char* name, const st
                   fmt::format("{} {} is the folder of the shards", name, in_quotes(folder)),
                   fmt::format("another {}", name));
   }
+}
+
+void refuse_output_files(Communicator& world, const std::vector<std::string>& paths) {
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    for (const std::string& path : paths)
+      if (!path.empty()) refuse_output_file(path);
+  });
+}
+
+void refuse_output_folder(Communicator& world, const std::string& path) {
+  agree(world, [&] {
+    if (world.rank() == 0) refuse_output_folder(path);
+  });
 }
 
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,
