@@ -208,16 +208,16 @@ void add_to_grid(Grid& grid, const std::string& text) {
 }
 
 std::vector<SweepPoint> points_of(const Grid& grid, const Settings& base) {
-  if (grid.axes.empty() && grid.listed.empty())
-    fail_agreed(ExitCode::usage, "the grid varies nothing: no name has several values",
-                "--set model.k=16,32, or lists and [points] in the file of --grid");
-  refuse_overlaps(grid, base);
   Settings common = base;
   for (const GridValue& value : grid.common) {
     Settings ignored = common;
     // The command line has won; the file's value must be sound all the same.
     apply(value, on_command_line(base, value.name) ? ignored : common);
   }
+  if (grid.axes.empty() && grid.listed.empty())
+    fail_agreed(ExitCode::usage, "the grid varies nothing: no name has several values",
+                "--set model.k=16,32, or lists and [points] in the file of --grid");
+  refuse_overlaps(grid, base);
   std::vector<SweepPoint> points;
   std::map<std::string, std::string> seen;  // values to name
   for (const ListedPoint& wanted : combinations(grid)) {

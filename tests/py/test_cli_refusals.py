@@ -373,7 +373,8 @@ def test_paths_stay_whole(megadict_bin, place):
     path = "/".join(["a_folder_with_a_long_name"] * 12)
     refused(megadict_bin, place, ["eval", "--run.dir", path, "--data.path", "acts"], USAGE, f"'{path}'")
     refused(megadict_bin, place, ["train", "--config", path], USAGE, f"'{path}'")
-    refused(megadict_bin, place, ["sweep", "--collect", "--set", "model.k=2", "--sweep.dir", path], USAGE, f"'{path}'")
+    refused(megadict_bin, place, ["sweep", "--collect", "--set", "model.k=2,4", "--sweep.dir", path], USAGE,
+            f"'{path}'")
 
 
 def test_dictionary_of_unknown_rows_says_what_loaders_will_miss(megadict_bin, outputs):
