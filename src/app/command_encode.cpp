@@ -76,6 +76,7 @@ int run_encode(Launch& launch, const Args& args) {
     data = ShardIndex::open(own.data);
   });
   refuse_other_shards(launch.world(), data, own.data);
+  refuse_outputs_among(data, {own.out});
   refuse_other_width(folder, saved.dictionary, own.data, data);
   const EncodedFile written =
       encode_data_set(mesh, saved.dictionary, saved.normalization, data,

@@ -130,6 +130,7 @@ int run_eval(Launch& launch, const Args& args) {
     if (!own.truth.empty()) truth = read_truth(own.truth, saved.dictionary.d);
   });
   refuse_other_shards(launch.world(), data, held_out(own.data));
+  refuse_outputs_among(data, {own.json, own.latents});
   refuse_other_width(folder, saved.dictionary, held_out(own.data), data);
   MetricReport report = judge(own, mesh, folder, saved, data);
   if (!wanted.empty()) keep_only(report, wanted);

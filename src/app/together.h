@@ -33,6 +33,9 @@ void refuse_folder_of_shards(const ShardIndex& index, const char* name, const st
 void refuse_output_files(Communicator& world, const std::vector<std::string>& paths);
 void refuse_output_folder(Communicator& world, const std::string& path);
 
+// Exit 2 where one of these files ("" = none) is a shard. Agreed.
+void refuse_outputs_among(const ShardIndex& index, const std::vector<std::string>& paths);
+
 // Each rank's part of a vector, one after the other, on every rank. Collective.
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,
                                 const char* name);

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
+#include <string_view>
 
 #include "base/error.h"
 #include "io/file.h"
@@ -33,6 +36,18 @@ void refuse_closed(const std::string& path, const std::string& folder) {
     refuse(path, std::strerror(errno), "another name");
 }
 
+// What commands read and nothing of theirs may replace.
+bool is_kept(const std::string& path) {
+  static constexpr std::string_view kNames[] = {
+      "config.json",   "cfg.json",           "state.json", "env.json",
+      "metrics.jsonl", "communication.json", "ranks.txt"};
+  static constexpr std::string_view kEndings[] = {".safetensors", ".pt", ".npz"};
+  const std::string name = file_name(path);
+  const auto ends = [&](std::string_view ending) { return name.ends_with(ending); };
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames) ||
+         std::any_of(std::begin(kEndings), std::end(kEndings), ends);
+}
+
 }  // namespace
 
 void refuse_output_file(const std::string& path) {
@@ -40,6 +55,8 @@ void refuse_output_file(const std::string& path) {
   if (folder_exists(path)) refuse(path, "it is a folder", "name a file");
   if (!is_there(folder)) refuse(path, fmt::format("there is no folder '{}'", folder), "make it");
   refuse_closed(path, folder);
+  if (file_exists(path) && is_kept(path))
+    refuse(path, "it is a file of a run or a dictionary", "another name");
 }
 
 void refuse_output_folder(const std::string& path) {

@@ -6,7 +6,8 @@
 
 namespace megadict {
 
-// The folder of `path` must be there and take files, and `path` must not be a folder.
+// The folder of `path` must be there and take files, and `path` must not be a folder, nor a file by
+// which a run or a dictionary lives.
 void refuse_output_file(const std::string& path);
 
 // `path` is a folder that takes files, or can be made in the nearest one that is there.

@@ -382,3 +382,16 @@ def test_dictionary_of_unknown_rows_says_what_loaders_will_miss(megadict_bin, ou
     done = call(megadict_bin, args, outputs)
     assert done.returncode == 0
     assert "'lm_name' or 'layer' in 'dl/config.json'" in done.stderr and "--model NAME --layer N" in done.stderr
+
+
+def test_what_is_read_is_not_replaced(megadict_bin, outputs):
+    judge = ["eval", "--run.dir", "trained", "--data.path", "acts"]
+    shard = next((outputs / "acts").glob("*.h5")).relative_to(outputs)
+    held_out = next((outputs / "acts" / "eval").glob("*.h5")).relative_to(outputs)
+    encode = ["encode", "--run.dir", "trained", "--data.path", "acts", "--out"]
+    refused(megadict_bin, outputs, [*judge, "--latents", str(held_out)], USAGE, "it is a shard of the data")
+    refused(megadict_bin, outputs, [*encode, str(shard)], USAGE, "it is a shard of the data")
+    for path in ("trained/config.json", "trained/final/state.json", "exported/cfg.json",
+                 "exported/sae_weights.safetensors"):  # fmt: skip
+        refused(megadict_bin, outputs, [*judge, "--json", path], USAGE, "it is a file of a run or a dictionary")
+    refused(megadict_bin, outputs, [*judge, "--json", "x", "--latents", "x"], USAGE, "'x' is to be written twice")
