@@ -183,7 +183,7 @@ int run_sweep_command(Launch& launch, const Args& args) {
   if (own.collect) {
     rank_zero_first(launch.world(), [&] {
       refuse_other_sweep(own.sweep.dir, points);
-      if (launch.facts().rank == 0) say(collect_table(own.sweep.dir, points, own.sweep.sort));
+      if (launch.facts().rank == 0) say(collect_table(own.sweep.dir, points, own.sweep.sort).text);
     });
     return 0;
   }

@@ -29,7 +29,8 @@ int run_train(Launch& launch, const Args& args) {
   settings.sources = read_options(options(settings.config), args);
   check_config(settings.config);
   start_watchdog(settings.config.debug);
-  return static_cast<int>(train_dictionary(launch, settings, args));
+  FolderLock lock;
+  return static_cast<int>(train_dictionary(launch, settings, args, lock));
 }
 
 }  // namespace megadict

@@ -70,7 +70,7 @@ std::string checkpoint_to_resume(const RunConfig& run) {
 }
 
 void hold(const std::string& folder, FolderLock& lock) {
-  if (!lock.take(folder))
+  if (!lock.held() && !lock.take(folder))
     fail(ExitCode::usage, fmt::format("another process works in run.dir {}", in_quotes(folder)),
          "another run.dir, or wait until it has ended");
 }
@@ -117,13 +117,13 @@ ordered_json environment_json(const LaunchFacts& facts, const Args& args) {
 
 }  // namespace
 
-StartPoint find_start(Communicator& world, const RunConfig& run) {
+StartPoint find_start(Communicator& world, const RunConfig& run, FolderLock& lock) {
   StartPoint start;
   agree(world, [&] {
     if (world.rank() != 0) return;
     refuse_output_folder(run.dir);
     if (folder_exists(run.dir)) {
-      hold(run.dir, start.lock);
+      hold(run.dir, lock);
       refuse_obstacles(run.dir);
     }
     start.checkpoint = checkpoint_to_resume(run);
@@ -159,14 +159,14 @@ void report_differences(const StartPoint& start, const Settings& settings) {
 }
 
 void write_run_folder(Launch& launch, const Settings& settings, const Args& args,
-                      StartPoint& start) {
+                      FolderLock& lock) {
   const std::string& dir = settings.config.run.dir;
   const auto ranks = gather_ranks(launch, settings.config.run.threads);
   agree(launch.world(), [&] {
     if (launch.facts().rank != 0) return;
     make_folders(dir);
-    if (!start.lock.held()) {
-      hold(dir, start.lock);
+    if (!lock.held()) {
+      hold(dir, lock);
       checkpoint_to_resume(settings.config.run);  // again: who was faster may have ended by now
     }
     write_json(dir + "/config.json", config_json(settings));

@@ -75,6 +75,7 @@ struct Sweep {
   const Args& args;
   int64_t cursor = 0;            // points before it are nobody's to take any more
   SharedStream* rows = nullptr;  // of the wave under way; nullptr = each point reads by itself
+  bool unrecorded = false;       // a point's end could not be written down
   bool leads() const { return group.facts().rank == 0; }
 };
 
@@ -83,43 +84,71 @@ bool wanted(const Sweep& sweep, const PointRecord& record) {
   return record.status != "failed" || sweep.config.retry || sweep.config.only >= 0;
 }
 
-// Held by another job?
-bool is_busy(const std::string& folder) {
-  FolderLock lock;
-  return folder_exists(folder) && !lock.take(folder);
+// What a group works on; lock and error are its first rank's.
+struct TakenPoint {
+  int64_t index = kNoPoint;
+  FolderLock lock;             // of its folder, until its end is recorded
+  std::optional<Error> error;  // why the folder cannot be had: the point's failure
+};
+
+// False where another process has it.
+bool lock_folder(const std::string& folder, TakenPoint& taken) {
+  try {
+    refuse_obstacle(folder);
+    make_folders(folder);
+    return taken.lock.take(folder);
+  } catch (const Error& error) {
+    taken.error = error;
+    return true;
+  }
+}
+
+void leave_out(const Sweep& sweep, int64_t index) {
+  const std::string what = fmt::format("point {}", index), why = "another process works on it";
+  if (sweep.config.only < 0) return tell(fmt::format("{} is left out: {}", what, why));
+  sweep.claims.remove(false);
+  fail(ExitCode::usage, fmt::format("{} is busy: {}", what, why), "wait until that one has ended");
+}
+
+bool take(const Sweep& sweep, int64_t index, TakenPoint& taken) {
+  const std::string folder = point_folder(sweep.config.dir, sweep.points[index]);
+  if (!wanted(sweep, read_record(folder)) || !sweep.claims.take(index)) return false;
+  if (!lock_folder(folder, taken)) {
+    leave_out(sweep, index);
+    return false;
+  }
+  // Again: who was faster may have ended it by now.
+  if (!wanted(sweep, read_record(folder))) {
+    taken = {};
+    return false;
+  }
+  taken.index = index;
+  return true;
 }
 
 // The next point for this group; on its first rank.
-int64_t take_next(Sweep& sweep) {
+TakenPoint take_next(Sweep& sweep) {
+  TakenPoint taken;
   const auto count = static_cast<int64_t>(sweep.points.size());
-  for (; sweep.cursor < count; ++sweep.cursor) {
-    const int64_t index = sweep.cursor;
-    if (sweep.config.only >= 0 && index != sweep.config.only) continue;
-    const std::string folder = point_folder(sweep.config.dir, sweep.points[index]);
-    if (!wanted(sweep, read_record(folder)) || !sweep.claims.take(index)) continue;
-    if (is_busy(folder)) {
-      tell(fmt::format("point {} is left out: another job works on it", index));
-      continue;
-    }
-    make_folders(folder);
-    ++sweep.cursor;
-    return index;
+  while (sweep.cursor < count && taken.index == kNoPoint) {
+    const int64_t index = sweep.cursor++;
+    if (sweep.config.only < 0 || index == sweep.config.only) take(sweep, index, taken);
   }
-  return kNoPoint;
+  return taken;
 }
 
 // The same on all ranks of the group; none after a signal to any of them.
-int64_t next_point(Sweep& sweep) {
+TakenPoint next_point(Sweep& sweep) {
   Communicator& world = sweep.group.world();
   auto stop = static_cast<int32_t>(stop_requested());
   world.all_reduce(view_of(&stop, 1), ReduceOp::max, "stop request");
-  int64_t index = kNoPoint;
-  if (stop != 0) return index;
+  TakenPoint taken;
+  if (stop != 0) return taken;
   agree(world, [&] {
-    if (sweep.leads()) index = take_next(sweep);
+    if (sweep.leads()) taken = take_next(sweep);
   });
-  world.broadcast(view_of(&index, 1), 0, "next point");
-  return index;
+  world.broadcast(view_of(&taken.index, 1), 0, "next point");
+  return taken;
 }
 
 std::string short_result(const PointRecord& record) {
@@ -138,15 +167,21 @@ PointRecord failure(const Sweep& sweep, const Error& error) {
 }
 
 // One point from its start or where it was interrupted. A stop leaves no record.
-PointRecord train_point(Sweep& sweep, const SweepPoint& point, const std::string& folder) {
+PointRecord train_point(Sweep& sweep, const SweepPoint& point, const std::string& folder,
+                        TakenPoint& taken) {
   Settings settings = point.settings;
   settings.config.run.dir = folder;
   settings.config.run.resume = "auto";
   settings.sources["run.dir"] = settings.sources["run.resume"] = "sweep";
   try {
     std::optional<LogFile> log;
-    agree(sweep.group.world(), [&] { log.emplace(sweep.leads() ? folder + "/log.txt" : ""); });
-    const ExitCode code = train_dictionary(sweep.group, settings, sweep.args,
+    agree(sweep.group.world(), [&] {
+      if (taken.error) throw *taken.error;
+      // The record of an earlier try: a point that is stopped has none, and goes on.
+      if (sweep.leads()) forget_record(folder);
+      log.emplace(sweep.leads() ? folder + "/log.txt" : "");
+    });
+    const ExitCode code = train_dictionary(sweep.group, settings, sweep.args, taken.lock,
                                            sweep.group.facts().ranks > 1, sweep.rows);
     return {.status = code == ExitCode::done ? "done" : "interrupted", .code = code};
   } catch (const std::exception& error) {
@@ -154,40 +189,57 @@ PointRecord train_point(Sweep& sweep, const SweepPoint& point, const std::string
   }
 }
 
-ExitCode run_point(Sweep& sweep, int64_t index) {
-  const SweepPoint& point = sweep.points[static_cast<size_t>(index)];
+// On the group's first rank.
+void record_end(const SweepPoint& point, const std::string& folder, int64_t index,
+                PointRecord& record) {
+  if (record.status == "failed")
+    tell(fmt::format("point {} failed with {}: {}", index, static_cast<int>(record.code),
+                     record.error));
+  // What stands in the folder's place is the record of its failure.
+  if (record.status != "interrupted" && obstacle_at(folder).empty()) {
+    record.settings = fixed_settings(point);
+    write_record(folder, point, record);
+    record = read_record(folder);
+  }
+  if (record.status != "failed")
+    tell(fmt::format("point {} {} after {:.1f} s{}", index,
+                     record.status == "done" ? "is done" : "is saved", record.seconds,
+                     short_result(record)));
+}
+
+ExitCode run_point(Sweep& sweep, TakenPoint& taken) {
+  const SweepPoint& point = sweep.points[static_cast<size_t>(taken.index)];
   const std::string folder = point_folder(sweep.config.dir, point);
-  if (sweep.leads()) tell(fmt::format("point {} begins: {}", index, folder));
-  // The record of an earlier try: a point that is stopped has none, and goes on.
-  agree(sweep.group.world(), [&] {
-    if (sweep.leads()) forget_record(folder);
-  });
+  if (sweep.leads()) tell(fmt::format("point {} begins: {}", taken.index, folder));
   const double begin_s = seconds_now();
-  PointRecord record = train_point(sweep, point, folder);
+  PointRecord record = train_point(sweep, point, folder, taken);
   set_watchdog_step(-1);
   record.seconds = seconds_now() - begin_s;
-  agree(sweep.group.world(), [&] {
-    if (!sweep.leads()) return;
-    if (record.status != "interrupted") {
-      record.settings = fixed_settings(point);
-      write_record(folder, point, record);
-      record = read_record(folder);
-    }
-    tell(record.status == "failed" ? fmt::format("point {} failed with {}: {}", index,
-                                                 static_cast<int>(record.code), record.error)
-                                   : fmt::format("point {} {} after {:.1f} s{}", index,
-                                                 record.status == "done" ? "is done" : "is saved",
-                                                 record.seconds, short_result(record)));
-  });
+  try {
+    agree(sweep.group.world(), [&] {
+      if (sweep.leads()) record_end(point, folder, taken.index, record);
+    });
+  } catch (const std::exception& error) {
+    const PointRecord lost = failure(sweep, error_of(error));
+    sweep.unrecorded = true;
+    if (sweep.leads())
+      tell(fmt::format("point {} has no record of its end: {}", taken.index, lost.error));
+  }
   return record.code;
 }
 
-// Until nothing is left to take. 0, or 75 and 143 after a signal.
+// 75 and 143 after a signal to this rank; 1 where the table cannot tell of a failure.
+ExitCode code_of_end(const Sweep& sweep) {
+  const ExitCode code = code_of_stop();
+  return code == ExitCode::done && sweep.unrecorded ? ExitCode::error : code;
+}
+
+// Until nothing is left to take. The code of its end.
 ExitCode run_group(Sweep& sweep) {
   for (;;) {
-    const int64_t index = next_point(sweep);
-    if (index == kNoPoint) return code_of_stop();
-    const ExitCode code = run_point(sweep, index);
+    TakenPoint taken = next_point(sweep);
+    if (taken.index == kNoPoint) return code_of_end(sweep);
+    const ExitCode code = run_point(sweep, taken);
     if (code == ExitCode::requeue || code == ExitCode::terminated) return code;
   }
 }
@@ -196,43 +248,53 @@ ExitCode run_group(Sweep& sweep) {
 // ended, still takes part in the others' stream.
 ExitCode run_waves(Sweep& sweep, Communicator& world, StreamGroups& stream) {
   for (;;) {
-    const int64_t index = next_point(sweep);
+    TakenPoint taken = next_point(sweep);
     world.wait_for_all();
-    auto points = static_cast<int32_t>(index != kNoPoint && sweep.leads());
+    auto points = static_cast<int32_t>(taken.index != kNoPoint && sweep.leads());
     world.all_reduce(view_of(&points, 1), ReduceOp::sum, "points of a wave");
-    if (points == 0) return code_of_stop();
+    if (points == 0) return code_of_end(sweep);
     const std::unique_ptr<SharedStream> rows = stream.next_wave();
     sweep.rows = rows.get();
-    if (index != kNoPoint) run_point(sweep, index);
+    if (taken.index != kNoPoint) run_point(sweep, taken);
     rows->finish();
   }
 }
 
 struct Counts {
-  int64_t done = 0, failed = 0, open = 0;
+  int64_t done = 0, failed = 0, running = 0, open = 0, all = 0;
 };
 
-Counts count_points(const SweepConfig& config, const std::vector<SweepPoint>& points) {
+Counts count_points(const SweepConfig& config, const std::vector<PointRecord>& records) {
   Counts counts;
-  for (size_t i = 0; i < points.size(); ++i) {
+  for (size_t i = 0; i < records.size(); ++i) {
     if (config.only >= 0 && static_cast<int64_t>(i) != config.only) continue;
-    const PointRecord record = read_record(point_folder(config.dir, points[i]));
-    ++(record.status == "done"     ? counts.done
-       : record.status == "failed" ? counts.failed
-                                   : counts.open);
+    const std::string& status = records[i].status;
+    ++counts.all;
+    ++(status == "done"      ? counts.done
+       : status == "failed"  ? counts.failed
+       : status == "running" ? counts.running
+                             : counts.open);
   }
   return counts;
+}
+
+std::string summary(const SweepConfig& config, const Counts& counts) {
+  const std::string elsewhere =
+      counts.running > 0 ? fmt::format(", {} point(s) open elsewhere", counts.running) : "";
+  return fmt::format(
+      "{} of {} points done, {} failed, {} open{}; table in {}/sweep.csv and "
+      "sweep.json",
+      counts.done, counts.all, counts.failed, counts.open, elsewhere, config.dir);
 }
 
 // Table, summary and the claims' end; rank 0 alone.
 ExitCode conclude(const SweepConfig& config, const std::vector<SweepPoint>& points,
                   const Claims& claims, ExitCode stopped) {
-  const Counts counts = count_points(config, points);
-  claims.remove(config.only < 0 && counts.failed + counts.open == 0);
-  say(collect_table(config.dir, points, config.sort));
-  say(fmt::format("{} of {} points done, {} failed, {} open; table in {}/sweep.csv and sweep.json",
-                  counts.done, counts.done + counts.failed + counts.open, counts.failed,
-                  counts.open, config.dir));
+  const CollectedTable table = collect_table(config.dir, points, config.sort);
+  const Counts counts = count_points(config, table.records);
+  claims.remove(config.only < 0 && counts.done == counts.all);
+  say(table.text);
+  say(summary(config, counts));
   if (counts.failed > 0 && !config.retry)
     note("note: failed points stay as they are. hint: --retry tries them again");
   if (stopped != ExitCode::done) return stopped;

@@ -475,7 +475,7 @@ int run_sweep_evaluation(Launch& launch, const Args& args) {
     if (!eval.leads()) return;
     make_folders(own.dir);
     if (!lock.take(own.dir))
-      fail(ExitCode::error, fmt::format("another job works in sweep.dir {}", in_quotes(own.dir)),
+      fail(ExitCode::usage, fmt::format("another job works in sweep.dir {}", in_quotes(own.dir)),
            "another sweep.dir, or wait until it has ended");
   });
   int64_t budget = 0;
@@ -484,7 +484,7 @@ int run_sweep_evaluation(Launch& launch, const Args& args) {
   const ExitCode code = judge_groups(eval, groups);
   agree(launch.world(), [&] {
     if (!eval.leads()) return;
-    say(collect_table(own.dir, points, own.sort));
+    say(collect_table(own.dir, points, own.sort).text);
     say(fmt::format("table in {0}/sweep.csv and sweep.json. next: tools/frontier.py {0}", own.dir));
   });
   return static_cast<int>(code);

@@ -1,9 +1,13 @@
 #include "app/sweep_table.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -15,6 +19,7 @@
 
 namespace megadict {
 
+namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 namespace {
@@ -210,6 +215,25 @@ std::string terminal_table(const std::vector<Row>& rows, const std::vector<std::
   return text_table(cells);
 }
 
+// The records, with who is at work.
+PointRecord record_now(const std::string& folder) {
+  PointRecord record = read_record(folder);
+  const bool has_ended = record.status == "done" || record.status == "failed";
+  if (!has_ended && FolderLock::is_held(folder)) record.status = "running";
+  return record;
+}
+
+FolderLock lock_of_table(const std::string& sweep) {
+  constexpr double kPatience_s = 60;  // beside some thousand others
+  FolderLock lock;
+  if (!lock.take(sweep + "/points", kPatience_s))
+    fail(ExitCode::error,
+         fmt::format("another process has been writing the table of {} for {} s", in_quotes(sweep),
+                     kPatience_s),
+         "--collect makes it again");
+  return lock;
+}
+
 }  // namespace
 
 std::map<std::string, std::string> fixed_settings(const SweepPoint& point) {
@@ -225,8 +249,23 @@ std::string point_folder(const std::string& sweep, const SweepPoint& point) {
   return sweep + "/points/" + point.name;
 }
 
+std::string obstacle_at(const std::string& folder) {
+  std::error_code ignored;
+  if (!fs::exists(fs::symlink_status(folder, ignored))) return "";
+  if (!folder_exists(folder)) return fmt::format("{} is no folder", in_quotes(folder));
+  if (::access(folder.c_str(), R_OK | X_OK) == 0) return "";
+  return fmt::format("cannot read {}: {}", in_quotes(folder), std::strerror(errno));
+}
+
+void refuse_obstacle(const std::string& folder) {
+  const std::string why = obstacle_at(folder);
+  if (!why.empty()) fail(ExitCode::usage, why, "move it away");
+}
+
 PointRecord read_record(const std::string& folder) {
   PointRecord record;
+  if (const std::string why = obstacle_at(folder); !why.empty())
+    return {.status = "failed", .code = ExitCode::usage, .error = why};
   const std::string path = folder + kRecord;
   if (!file_exists(path)) {
     const bool begun = file_exists(folder + "/metrics.jsonl");
@@ -313,12 +352,15 @@ void check_sort(const std::string& sort, const std::vector<SweepPoint>& points) 
               near.empty() ? "--sort fvu" : fmt::format("did you mean {}?", near));
 }
 
-std::string collect_table(const std::string& sweep, const std::vector<SweepPoint>& points,
-                          const std::string& sort) {
+CollectedTable collect_table(const std::string& sweep, const std::vector<SweepPoint>& points,
+                             const std::string& sort) {
+  const FolderLock lock = lock_of_table(sweep);
   std::vector<Row> rows;
+  CollectedTable table;
   for (const SweepPoint& point : points) {
     const std::string folder = point_folder(sweep, point);
-    rows.push_back({static_cast<int64_t>(rows.size()), &point, folder, read_record(folder)});
+    table.records.push_back(record_now(folder));
+    rows.push_back({static_cast<int64_t>(rows.size()), &point, folder, table.records.back()});
   }
   const std::vector<std::string> varied = varied_names(points),
                                  metrics = metric_names(rows, varied);
@@ -333,7 +375,8 @@ std::string collect_table(const std::string& sweep, const std::vector<SweepPoint
   json["points"] = ordered_json::array();
   for (const Row& row : rows) json["points"].push_back(json_of(row));
   write_json(sweep + "/sweep.json", json);
-  return terminal_table(rows, varied, metrics);
+  table.text = terminal_table(rows, varied, metrics);
+  return table;
 }
 
 }  // namespace megadict

@@ -12,7 +12,8 @@
 
 namespace megadict {
 
-// "waiting" (nothing there), "interrupted" (a run without its end), "done", "failed".
+// "waiting" (nothing there), "interrupted" (a run without its end), "done", "failed"; in a table
+// also "running" (a process works on it).
 struct PointRecord {
   std::string status = "waiting";
   ExitCode code = ExitCode::done;
@@ -28,7 +29,13 @@ std::map<std::string, std::string> fixed_settings(const SweepPoint& point);
 // SWEEP/points/NAME
 std::string point_folder(const std::string& sweep, const SweepPoint& point);
 
-// What stands in the folder. Exit 3 for a record that cannot be read.
+// Why a point cannot have its folder: something else stands in its place. "" where it can.
+std::string obstacle_at(const std::string& folder);
+// Exit 2 where there is one.
+void refuse_obstacle(const std::string& folder);
+
+// What stands in the folder; an obstacle has failed with 2. Exit 3 for a record that cannot be
+// read.
 PointRecord read_record(const std::string& folder);
 // So that a point begun again has none until it ends.
 void forget_record(const std::string& folder);
@@ -49,9 +56,14 @@ void refuse_other_sweep(const std::string& sweep, const std::vector<SweepPoint>&
 // largest first), a name that the grid varies.
 void check_sort(const std::string& sort, const std::vector<SweepPoint>& points);
 
-// Reads every record; writes SWEEP/sweep.csv and sweep.json; returns the table for the terminal.
-// Rows without the metric come last.
-std::string collect_table(const std::string& sweep, const std::vector<SweepPoint>& points,
-                          const std::string& sort);
+struct CollectedTable {
+  std::string text;                  // for the terminal
+  std::vector<PointRecord> records;  // of the points, in their order
+};
+
+// Reads every record; writes SWEEP/sweep.csv and sweep.json. Rows without the metric come last. One
+// process at a time: who ends last leaves the table of all. SWEEP/points is there.
+CollectedTable collect_table(const std::string& sweep, const std::vector<SweepPoint>& points,
+                             const std::string& sort);
 
 }  // namespace megadict

@@ -181,12 +181,14 @@ void judge_final(const Mesh& mesh, const TrainJob& job, const at::Tensor& truth_
         [&] { saved = load_saved(folder, "last", mesh.feature_size(), mesh.feature_index); });
   saved.dictionary.w_dec_ld = saved.dictionary.w_dec_ld.to(job.device);
   const nlohmann::ordered_json scores = judge_against_truth(mesh, saved.dictionary, truth_nd);
-  if (mesh.world->rank() != 0) return;
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  const std::string path = folder + "/eval.json";
-  if (file_exists(path)) json = nlohmann::ordered_json::parse(read_file(path));
-  json.update(scores);
-  write_json(path, json);
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() != 0) return;
+    nlohmann::ordered_json json = nlohmann::ordered_json::object();
+    const std::string path = folder + "/eval.json";
+    if (file_exists(path)) json = nlohmann::ordered_json::parse(read_file(path));
+    json.update(scores);
+    write_json(path, json);
+  });
 }
 
 }  // namespace
@@ -199,8 +201,8 @@ TrainingRows open_training_rows(Launch& launch, Settings settings) {
   return {std::move(data.rows), plan};
 }
 
-ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, bool agree_on_rows,
-                          SharedStream* rows) {
+ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, FolderLock& lock,
+                          bool agree_on_rows, SharedStream* rows) {
   Config& config = settings.config;
   if (agree_on_rows && config.mesh.overlap)
     fail_agreed(ExitCode::usage,
@@ -210,7 +212,7 @@ ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, b
   // A device that is not there is said before anything is read.
   const at::Device device = training_device(config.run, launch.facts());
   Communicator& world = launch.world_for(device.is_cuda() ? Device::cuda : Device::cpu);
-  StartPoint start = find_start(launch.world(), config.run);
+  const StartPoint start = find_start(launch.world(), config.run, lock);
   adopt_start(start, settings);
   settle_threads(settings, launch.facts());
   TrainData data = open_data(launch.world(), settings);
@@ -251,7 +253,7 @@ ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, b
   TrainState state = start_state(mesh, job);
   job.kernels.encode = choose_encode(mesh, job, state);
   resolve_field(settings, "kernels.encode", config.kernels.encode, job.kernels.encode);
-  write_run_folder(launch, settings, args, start);
+  write_run_folder(launch, settings, args, lock);
   const nlohmann::ordered_json at_start = communication_by_axis(mesh);
   const ExitCode code = run_training(mesh, job, std::move(state));
   if (code == ExitCode::done && others.truth_nd.defined()) judge_final(mesh, job, others.truth_nd);

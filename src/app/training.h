@@ -9,6 +9,7 @@
 #include "data/batch_plan.h"
 #include "data/shard_index.h"
 #include "data/shared_stream.h"
+#include "io/file.h"
 
 namespace megadict {
 
@@ -22,9 +23,10 @@ TrainingRows open_training_rows(Launch& launch, Settings settings);
 
 // From checked settings to final/. Returns done, requeue (75) or terminated (143). Errors 2, 3 and
 // 4 are agreed (those of rows on the way with `agree_on_rows`, train/loop.h), so that the ranks may
-// go on with something else. `args`: what the user typed, for env.json. `rows`: a stream of
-// theirs that others read or share. The watchdog runs. Collective over the launch's world.
-ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args,
+// go on with something else. `args`: what the user typed, for env.json. `lock`: of run.dir, on
+// rank 0; held when it returns, by who held it before or from here on. `rows`: a stream of theirs
+// that others read or share. The watchdog runs. Collective over the launch's world.
+ExitCode train_dictionary(Launch& launch, Settings settings, const Args& args, FolderLock& lock,
                           bool agree_on_rows = false, SharedStream* rows = nullptr);
 
 }  // namespace megadict

@@ -18,7 +18,8 @@ namespace megadict {
 
 namespace {
 
-constexpr int64_t kBatchRows = 1024;
+// Of a batch, before anything is known of the threshold: half of them may be positive and listed.
+constexpr int64_t kMostEntries = int64_t{1} << 26, kMostRows = 1024;
 
 // The `most` largest of all values that were added, in any order.
 class Largest {
@@ -66,8 +67,9 @@ Calibration calibrate(const Dictionary& dictionary, const Normalization& normali
   if (out.rows == 0) fail_agreed(ExitCode::bad_data, "the shards to calibrate on hold no rows");
   const auto wanted = static_cast<size_t>(out.rows * dictionary.config.k);
   Largest largest(wanted + 1);
-  for (int64_t begin = 0; begin < out.rows; begin += kBatchRows) {
-    std::vector<int64_t> ids(static_cast<size_t>(std::min(kBatchRows, out.rows - begin)));
+  const int64_t batch_rows = std::clamp<int64_t>(kMostEntries / dictionary.n, 1, kMostRows);
+  for (int64_t begin = 0; begin < out.rows; begin += batch_rows) {
+    std::vector<int64_t> ids(static_cast<size_t>(std::min(batch_rows, out.rows - begin)));
     std::iota(ids.begin(), ids.end(), begin);
     const Rows batch = gather_rows(mesh, read_owned(mesh, data, ids), dictionary.d, normalization,
                                    dictionary.w_enc_ld.device());

@@ -9,10 +9,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <random>
+#include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -39,6 +43,17 @@ void sync_path(const std::string& path, int flags) {
   ::close(descriptor);
   const bool unsupported = (flags & O_DIRECTORY) && (error == EINVAL || error == ENOTSUP);
   if (error != 0 && !unsupported) fail_write(path, error);
+}
+
+// A new file beside `path`, under a name that nobody else has: process numbers repeat, on other
+// hosts and after a crash.
+int create_beside(const std::string& path, std::string& name) {
+  std::random_device random;
+  for (;;) {
+    name = fmt::format("{}.tmp-{:08x}", path, random());
+    const int made = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (made >= 0 || errno != EEXIST) return made;
+  }
 }
 
 }  // namespace
@@ -142,9 +157,10 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   const bool exists = ::stat(path.c_str(), &facts) == 0;
   if (exists && S_ISDIR(facts.st_mode)) fail_write(path_, EISDIR);
   const bool special = exists && !S_ISREG(facts.st_mode);
-  if (!special) temporary_ = fmt::format("{}.tmp-{}", path, ::getpid());
-  const int create = special ? 0 : O_CREAT | O_TRUNC;
-  descriptor_ = ::open((special ? path_ : temporary_).c_str(), O_WRONLY | create | O_CLOEXEC, 0666);
+  if (special)
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  else
+    descriptor_ = create_beside(path_, temporary_);
   if (descriptor_ < 0) fail_write(path_, errno);
 }
 
@@ -191,10 +207,14 @@ FolderLock& FolderLock::operator=(FolderLock&& other) noexcept {
   return *this;
 }
 
-bool FolderLock::take(const std::string& folder) {
+bool FolderLock::take(const std::string& folder, double patience_s) {
   const int opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (opened < 0) fail_write(folder, errno);
-  const int error = ::flock(opened, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+  const double end_s = seconds_now() + patience_s;
+  const auto lock = [&] { return ::flock(opened, LOCK_EX | LOCK_NB) == 0 ? 0 : errno; };
+  int error = lock();
+  for (; error == EWOULDBLOCK && seconds_now() < end_s; error = lock())
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   if (error == EWOULDBLOCK) {
     ::close(opened);
     return false;
@@ -204,6 +224,14 @@ bool FolderLock::take(const std::string& folder) {
                      std::strerror(error)));
   descriptor_ = opened;
   return true;
+}
+
+bool FolderLock::is_held(const std::string& folder) {
+  const int opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (opened < 0) return false;
+  const bool held = ::flock(opened, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(opened);
+  return held;
 }
 
 RandomAccessFile::RandomAccessFile(const std::string& path) : path_(path) {

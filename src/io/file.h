@@ -68,8 +68,11 @@ class FolderLock {
   FolderLock& operator=(FolderLock&& other) noexcept;
 
   bool held() const { return descriptor_ >= 0; }
-  // False where another process holds it. A file system without locks is noted and let pass.
-  bool take(const std::string& folder);
+  // False where another process holds it for so long. A file system without locks is noted and let
+  // pass.
+  bool take(const std::string& folder, double patience_s = 0.2);
+  // Whether somebody holds it just now; who takes it at that moment waits that long.
+  static bool is_held(const std::string& folder);
 
  private:
   int descriptor_ = -1;

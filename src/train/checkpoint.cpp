@@ -307,7 +307,7 @@ void write_checkpoint(const Mesh& mesh, const std::string& run, const std::strin
 
 namespace {
 
-// "step_000000100.tmp" and what it replaced, or "latest.tmp-71" of an AtomicFile; nothing that is
+// "step_000000100.tmp" and what it replaced, or "latest.tmp-1f0a" of an AtomicFile; nothing that is
 // not a run's own.
 bool is_unfinished(const std::string& name) {
   const size_t at = std::min(name.rfind(".tmp"), name.rfind(".old"));
@@ -315,7 +315,7 @@ bool is_unfinished(const std::string& name) {
   const std::string whole = name.substr(0, at), rest = name.substr(at + 4);
   if (rest.empty()) return whole.starts_with("step_") || whole == "final";
   const bool numbered =
-      rest[0] == '-' && rest.find_first_not_of("0123456789", 1) == std::string::npos;
+      rest[0] == '-' && rest.find_first_not_of("0123456789abcdef", 1) == std::string::npos;
   constexpr std::string_view kFiles[] = {
       "latest",    "metrics.jsonl", "config.json",       "env.json",
       "ranks.txt", "eval.json",     "communication.json"};

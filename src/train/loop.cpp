@@ -41,8 +41,10 @@ struct Run {
 void save(Run& run, const std::string& folder) {
   write_checkpoint(run.mesh, run.job.run.dir, folder, run.job.identity, run.job.run.seed,
                    run.state);
-  if (run.mesh.world->rank() == 0 && folder.empty())
-    prune_checkpoints(run.job.run.dir, run.job.checkpoint);
+  if (folder.empty())
+    agree(*run.mesh.world, [&] {
+      if (run.mesh.world->rank() == 0) prune_checkpoints(run.job.run.dir, run.job.checkpoint);
+    });
   release_free_memory();
   if (folder.empty()) say(fmt::format("checkpoint at step {}", run.state.step));
 }
@@ -66,7 +68,7 @@ void evaluate_now(Run& run, bool final) {
       evaluate(run.mesh, judged, run.state.normalization, *run.job.eval_data,
                {run.job.eval.tokens, run.job.data_config.batch_size});
   release_free_memory();
-  run.log.evaluation(run.state, report, final);
+  agree(*run.mesh.world, [&] { run.log.evaluation(run.state, report, final); });
 }
 
 // The finished dictionary's; a checkpoint on the way has the running average, unless it comes right
@@ -127,7 +129,10 @@ StopRequest resample(Run& run, const ResampleSteps& when, Screen* screen) {
                                        screen, run.state);
   release_free_memory();
   if (done.stop == StopRequest::none)
-    run.log.resampled(run.state, done, static_cast<int64_t>(rows.size()), seconds_now() - begin_s);
+    agree(*run.mesh.world, [&] {
+      run.log.resampled(run.state, done, static_cast<int64_t>(rows.size()),
+                        seconds_now() - begin_s);
+    });
   return done.stop;
 }
 
@@ -174,9 +179,10 @@ ExitCode steps(Run& run, const RowSource& stream) {
     if (!result.finite) diverged(run);
     if (result.screen.missed > 0) report_misses(run, result.screen);
     if (run.steps_done++ == 0) run.last_checkpoint_s = result.clock_s;
-    if (logged)
-      run.log.step(run.state, result, count_dead(run.mesh, run.state, job.step.dead.window_tokens),
-                   stream.wait_seconds());
+    if (logged) {
+      const DeadCounts dead = count_dead(run.mesh, run.state, job.step.dead.window_tokens);
+      agree(*run.mesh.world, [&] { run.log.step(run.state, result, dead, stream.wait_seconds()); });
+    }
     if (run.state.step == job.step.total_steps) break;
     shown.at(run.state.step);
     // Before an evaluation, which may outlast the time that a signal leaves.
@@ -209,9 +215,11 @@ ExitCode train(Run& run) {
 
 ExitCode run_training(const Mesh& mesh, const TrainJob& job, TrainState state) {
   const c10::NoGradGuard no_grad;
-  if (mesh.world->rank() == 0) remove_unfinished(job.run.dir);
   Run run{mesh, job, std::move(state), RunLog(mesh, job), 0, 0};
-  run.log.begin(run.state);
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() == 0) remove_unfinished(job.run.dir);
+    run.log.begin(run.state);
+  });
   const bool trained = run.state.step < job.step.total_steps;
   if (trained) {
     const ExitCode code = train(run);

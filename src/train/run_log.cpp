@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/agree.h"
 #include "io/file.h"
 #include "io/json_file.h"
 #include "model/activations.h"
@@ -176,12 +177,13 @@ ordered_json communication_by_axis(const Mesh& mesh) {
 }
 
 void write_communication(const Mesh& mesh, const std::string& run, const ordered_json& at_start) {
-  if (mesh.world->rank() != 0) return;
   ordered_json out;
   out["mesh"] = mesh.name();
   out.update(communication_by_axis(mesh));
   out["start"] = at_start;
-  write_json(run + "/communication.json", out);
+  agree(*mesh.world, [&] {
+    if (mesh.world->rank() == 0) write_json(run + "/communication.json", out);
+  });
 }
 
 }  // namespace megadict

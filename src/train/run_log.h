@@ -1,6 +1,6 @@
 // What a run says: one line per interval on stdout, the same numbers in metrics.jsonl (under
-// the names of SAELens), evaluations, the end. Rank 0 writes, but computing rates is
-// collective-free.
+// the names of SAELens), evaluations, the end. Rank 0 writes, and nothing is collective: who calls
+// agrees on errors (comm/agree.h).
 #pragma once
 
 #include <memory>
@@ -38,7 +38,7 @@ class RunLog {
 // This rank's calls and received bytes so far by axis and collective.
 nlohmann::ordered_json communication_by_axis(const Mesh& mesh);
 // RUN/communication.json: rank 0's, and what of them the start took, beside which `megadict plan`
-// can be held. Rank 0 writes.
+// can be held. Rank 0 writes. Collective over world.
 void write_communication(const Mesh& mesh, const std::string& run,
                          const nlohmann::ordered_json& at_start);
 

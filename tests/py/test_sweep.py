@@ -207,6 +207,90 @@ def test_array_form_runs_one_point(megadict_bin, data, tmp_path):
     assert same_bits(lone / "final", out / "points/model.k=8/final")
 
 
+def test_a_busy_point_is_left_to_who_has_it(megadict_bin, data, long_runs, tmp_path):
+    """Refused where it is asked for alone; otherwise left out, and its winner's record stays."""
+    out = tmp_path / "sweep"
+    given = sweep_words(data, out, ["model.k=2,4"], **LONG)
+    first = start(megadict_bin, [*given, "--sweep.point", 0])
+    wait_until(lambda: (out / "points/model.k=2/metrics.jsonl").exists(), first)
+    alone = run(megadict_bin, [*given, "--sweep.point", 0])
+    assert alone.returncode == 2
+    assert alone.stderr == ("megadict: point 0 is busy: another process works on it. "
+                            "hint: wait until that one has ended\n")
+    collected = run(megadict_bin, [*given, "--collect"])
+    assert collected.returncode == 0
+    assert {row["index"]: row["status"] for row in table(out)} == {0: "running", 1: "waiting"}
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        rest = run(megadict_bin, given)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert rest.returncode == 0, rest.stderr
+    assert "point 0 is left out: another process works on it" in rest.stdout
+    assert "1 of 2 points done, 0 failed, 0 open, 1 point(s) open elsewhere; table in" in rest.stdout
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    assert {row["status"] for row in table(out)} == {"done"}
+    for name in ("model.k=2", "model.k=4"):
+        assert same_bits(long_runs / "points" / name / "final", out / "points" / name / "final")
+
+
+def test_many_processes_fill_one_folder(megadict_bin, data, tmp_path):
+    """No point fails because another process was faster, and the last table is whole."""
+    out = tmp_path / "sweep"
+    given = sweep_words(data, out, ["model.k=2,3,4,5,6,7"])
+    racing = [start(megadict_bin, given) for _ in range(4)]
+    seen = []
+    while any(process.poll() is None for process in racing):
+        if (out / "sweep.csv").exists():
+            seen.append(len((out / "sweep.csv").read_text().splitlines()))
+            json.loads((out / "sweep.json").read_text()) if (out / "sweep.json").exists() else None
+        time.sleep(0.005)
+    for process in racing:
+        _, err = process.communicate(timeout=10)
+        assert process.returncode == 0, err
+    assert {row["status"] for row in table(out)} == {"done"} and len(table(out)) == 6
+    assert set(seen) <= {7}
+    assert not list(out.glob("*.tmp-*")) and not list((out / "claims").iterdir())
+    for name in by_name(out):
+        assert (out / "points" / name / "log.txt").read_text().count("done: ") == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_obstacle_is_its_points_failure(megadict_bin, data, tmp_path, ranks):
+    out = tmp_path / "sweep"
+    given = sweep_words(data, out, ["model.k=2,4,8"])
+    (out / "points/model.k=8/point.json/x").mkdir(parents=True)
+    (out / "points/model.k=2").write_text("")
+    for switches in ([], ["--retry"]):
+        done = run(megadict_bin, [*given, *switches], ranks=ranks)
+        assert done.returncode == 1, done.stderr
+        rows = by_name(out)
+        assert (rows["model.k=2"]["status"], rows["model.k=2"]["code"]) == ("failed", 2)
+        assert rows["model.k=2"]["error"] == f"'{out}/points/model.k=2' is no folder"
+        assert rows["model.k=4"]["status"] == "done"
+        assert "point 2 failed with 1" in done.stdout and "point 2 has no record of its end" in done.stdout
+    (out / "points/model.k=2").unlink()
+    shutil.rmtree(out / "points/model.k=8/point.json")
+    assert run(megadict_bin, given, ranks=ranks).returncode == 0
+    assert {row["status"] for row in table(out)} == {"done"}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_full_disk_is_its_points_failure(megadict_bin, data, tmp_path, ranks):
+    """Rank 0 alone writes the log: its error is the whole group's, and nobody else's."""
+    out = tmp_path / "sweep"
+    full = out / "points/model.k=4"
+    full.mkdir(parents=True)
+    (full / "metrics.jsonl").symlink_to("/dev/full")
+    done = run(megadict_bin, sweep_words(data, out, ["model.k=2,4,8"], mesh__sweep=(ranks + 1) // 2), ranks=ranks)
+    assert done.returncode == 1, done.stderr
+    rows = by_name(out)
+    assert {name: (row["status"], row["code"]) for name, row in rows.items()} == {
+        "model.k=2": ("done", 0), "model.k=4": ("failed", 1), "model.k=8": ("done", 0)}
+    assert "metrics.jsonl': No space left on device" in rows["model.k=4"]["error"]
+
+
 def test_sorting(megadict_bin, data, tmp_path):
     out = tmp_path / "sweep"
     given = sweep_words(data, out, ["model.k=2,4,8"])
