@@ -18,7 +18,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from megadict_tools.errors import BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, main_guard
+from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, main_guard, one_line,
+                                   refuse_output_file)
 
 WIDTH, HEIGHT, MARGIN = 640, 420, 60
 COLUMNS = ("name", "n_latents", "l0", "fvu", "explained_variance", "dead_pct", "rows", "frontier")
@@ -43,8 +44,8 @@ def read_point(path: Path, root: Path) -> Point | None:
     """None for a JSON file that is something else."""
     try:
         facts = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ToolError(BAD_DATA, f"cannot read '{path}': {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ToolError(BAD_DATA, f"cannot read '{path}': {one_line(error)}") from None
     if not isinstance(facts, dict) or not {"fvu", "l0", "rows"} <= facts.keys():
         return None
     values = facts["l0"], facts["fvu"]
@@ -163,13 +164,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds evaluated runs, at any depth")
     parser.add_argument("--out", type=Path, help="writes OUT.csv and OUT.svg")
     args = parser.parse_args(arguments)
+    if args.out and not args.out.name:
+        raise ToolError(USAGE, f"--out '{args.out}' names no file", "--out frontier")
+    files = [args.out.parent / f"{args.out.name}.{kind}" for kind in ("csv", "svg")] if args.out else []
+    for file in files:
+        refuse_output_file(file)
     points = read_points(args.folder)
     mark_frontier(points)
     points.sort(key=lambda point: (point.l0, point.fvu, point.name))
     print(table(points))
-    if args.out:
-        write(args.out.with_name(args.out.name + ".csv"), csv_text(points))
-        write(args.out.with_name(args.out.name + ".svg"), svg_text(points))
+    for file, text in zip(files, (csv_text, svg_text)):
+        write(file, text(points))
     return 0
 
 

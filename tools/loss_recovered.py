@@ -27,7 +27,7 @@ use_environment()
 import numpy as np
 
 from megadict_tools.errors import (BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, add_quiet,
-                                   main_guard, positive)
+                                   main_guard, positive, refuse_output_file)
 
 MEAN_ROWS = 1 << 20      # training rows the mean is taken of, at most
 ENOUGH_TOKENS = 16384
@@ -268,6 +268,8 @@ def measured(options, source, target, windows, dictionaries) -> Measure:
 
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
+    if options.json:
+        refuse_output_file(Path(options.json))
     import torch
 
     from megadict_tools.dictionaries import read_dictionary

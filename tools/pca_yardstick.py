@@ -20,7 +20,8 @@ use_environment()
 
 import numpy as np
 
-from megadict_tools.errors import BAD_DATA, USAGE, OneLineParser, ToolError, add_quiet, main_guard
+from megadict_tools.errors import (BAD_DATA, USAGE, OneLineParser, ToolError, add_quiet, main_guard,
+                                   refuse_output_file)
 from megadict_tools.progress import Progress
 from megadict_tools.shards import count_rows, read_blocks
 
@@ -76,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the result here too")
     add_quiet(parser)
     options = parser.parse_args(arguments)
+    if options.json:
+        refuse_output_file(Path(options.json))
 
     data = Path(options.data)
     train = moments_of(data, options.quiet)

@@ -20,8 +20,8 @@ from megadict_tools.environment import use_environment
 
 use_environment()
 
-from megadict_tools.errors import (ERROR, USAGE, OneLineParser, ToolError, add_quiet, main_guard,
-                                   positive)
+from megadict_tools.errors import (USAGE, OneLineParser, ToolError, add_quiet, main_guard, positive,
+                                   refuse_output_file)
 
 HERE = Path(__file__).resolve().parent / "megadict_tools"
 
@@ -163,10 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     from megadict_tools.run_folder import read_run, short_names
 
-    runs = [read_run(f, name) for f, name in zip(options.runs, short_names(options.runs))]
     out = Path(options.out)
-    if not out.parent.is_dir():
-        raise ToolError(ERROR, f"cannot write '{out}': there is no folder '{out.parent}'")
+    refuse_output_file(out)
+    runs = [read_run(f, name) for f, name in zip(options.runs, short_names(options.runs))]
     text = page_text(options, runs)
     partial = out.with_name(out.name + ".partial")
     partial.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from megadict_tools.errors import BAD_DATA, ERROR, OneLineParser, ToolError, add_quiet, main_guard
+from megadict_tools.errors import BAD_DATA, ERROR, USAGE, OneLineParser, ToolError, add_quiet, main_guard
 
 STATE_FILE = ".to_tensorboard.json"
 FLOAT_MAX = 3.4028234663852886e38
@@ -88,8 +88,6 @@ def convert(run: Path, folder: Path, quiet: bool) -> tuple[int, int]:
     from megadict_tools.run_folder import lines_with_ends
 
     metrics = run / "metrics.jsonl"
-    if not metrics.is_file():
-        raise ToolError(BAD_DATA, f"'{run}' has no metrics.jsonl", "a run folder of megadict train")
     folder.mkdir(parents=True, exist_ok=True)
     wall_time = metrics.stat().st_mtime
     state = state_of(folder, metrics) or start_anew(folder, wall_time)
@@ -116,6 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     from megadict_tools.run_folder import short_names
 
+    for run in options.runs:  # before anything is made
+        if not (Path(run) / "metrics.jsonl").is_file():
+            raise ToolError(BAD_DATA, f"'{run}' has no metrics.jsonl", "a run folder of megadict train")
     out = Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -123,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ToolError(ERROR, f"another to_tensorboard writes to '{out}'") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ToolError(USAGE, f"cannot write into --out '{out}': a file is in the way") from error
     except OSError as error:
         raise ToolError(ERROR, f"cannot write into --out '{out}': {error.strerror}") from error
     for run, name in zip(options.runs, short_names(options.runs)):

@@ -63,16 +63,6 @@ OptionSet kernel_options(BenchOptions& own) {
   return set;
 }
 
-// Before any measuring: a table that has no place is found out at once. Rank 0 writes it.
-void check_json(Launch& launch, const BenchOptions& own) {
-  if (launch.facts().rank != 0 || own.json.empty()) return;
-  if (!folder_exists(parent_folder(own.json)))
-    fail(ExitCode::usage,
-         fmt::format("json: there is no folder {}", in_quotes(parent_folder(own.json))));
-  if (folder_exists(own.json))
-    fail(ExitCode::usage, fmt::format("json: {} is a folder", in_quotes(own.json)));
-}
-
 template <class Report>
 void finish(const Report& report, const BenchOptions& own) {
   for (const std::string& line : table_of(report)) say(line);
@@ -89,7 +79,7 @@ void finish(const Report& report, const BenchOptions& own) {
 int run_kernels(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(kernel_options(own), args);
-  check_json(launch, own);
+  refuse_output_files(launch.world(), {own.json});
   if (launch.facts().ranks > 1)
     fail_agreed(ExitCode::usage, "megadict bench kernels runs as one process");
   if (own.kernels.k > own.kernels.latents)
@@ -134,7 +124,7 @@ OptionSet step_options(BenchOptions& own) {
 int run_step(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(step_options(own), args);
-  check_json(launch, own);
+  refuse_output_files(launch.world(), {own.json});
   own.step.repeats = own.repeats;
   if (own.step.k > own.step.latents || own.step.k_aux > own.step.latents)
     fail_agreed(ExitCode::usage, fmt::format("k = {} or k_aux = {} is larger than n_latents = {}",
@@ -204,7 +194,7 @@ int run_loader(Launch& launch, const Args& args) {
   BenchOptions own;
   own.loader.data.last_batch = "keep";
   read_options(loader_options(own), args);
-  check_json(launch, own);
+  refuse_output_files(launch.world(), {own.json});
   const BenchReport report = bench_loader(launch.world(), own.loader);
   if (launch.facts().rank == 0) finish(report, own);
   return 0;
@@ -237,7 +227,7 @@ OptionSet comm_options(BenchOptions& own) {
 int run_comm(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(comm_options(own), args);
-  check_json(launch, own);
+  refuse_output_files(launch.world(), {own.json});
   const CommBench& comm = own.comm;
   if (comm.most_bytes < comm.least_bytes)
     fail_agreed(ExitCode::usage, fmt::format("most_bytes = {} is less than least_bytes = {}",
@@ -267,7 +257,7 @@ OptionSet machine_options(BenchOptions& own) {
 int run_machine(Launch& launch, const Args& args) {
   BenchOptions own;
   read_options(machine_options(own), args);
-  check_json(launch, own);
+  refuse_output_files(launch.world(), {own.json});
   if (launch.facts().nodes > 1)
     fail_agreed(ExitCode::usage, "megadict bench machine measures one node");
   if (!own.folder.empty() && !folder_exists(own.folder))

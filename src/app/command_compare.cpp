@@ -9,6 +9,7 @@
 #include "app/commands.h"
 #include "app/dictionary_source.h"
 #include "app/options.h"
+#include "app/together.h"
 #include "app/truth.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -123,7 +124,7 @@ int run_compare(Launch& launch, const Args& args) {
         ExitCode::usage,
         fmt::format("megadict compare runs as one process, not as {} ranks", launch.facts().ranks));
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
-  if (!own.json.empty()) refuse_unwritable(own.json);
+  refuse_output_files(launch.world(), {own.json});
   std::vector<Compared> all;
   for (const std::string& path : own.paths)
     if (!path.empty()) all.push_back(load(path, own, launch.world()));

@@ -67,7 +67,7 @@ int run_encode(Launch& launch, const Args& args) {
   start_watchdog({});
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Mesh mesh = make_mesh(launch.world(), own.mesh);
-  if (launch.facts().rank == 0) refuse_unwritable(own.out);
+  refuse_output_files(launch.world(), {own.out});
   const std::string folder = dictionary_folder(path, own.weights, launch.world());
   SavedDictionary saved;
   ShardIndex data;
@@ -76,6 +76,7 @@ int run_encode(Launch& launch, const Args& args) {
     data = ShardIndex::open(own.data);
   });
   refuse_other_shards(launch.world(), data, own.data);
+  refuse_outputs_among(data, {own.out});
   refuse_other_width(folder, saved.dictionary, own.data, data);
   const EncodedFile written =
       encode_data_set(mesh, saved.dictionary, saved.normalization, data,

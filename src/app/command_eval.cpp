@@ -121,9 +121,7 @@ int run_eval(Launch& launch, const Args& args) {
   SavedDictionary saved;
   ShardIndex data;
   at::Tensor truth;
-  if (launch.facts().rank == 0)
-    for (const std::string& path : {own.json, own.latents})
-      if (!path.empty()) refuse_unwritable(path);
+  refuse_output_files(launch.world(), {own.json, own.latents});
   const std::string folder = dictionary_folder(own.checkpoint.empty() ? own.run : own.checkpoint,
                                                own.weights, launch.world());
   rank_zero_first(launch.world(), [&] {
@@ -132,6 +130,7 @@ int run_eval(Launch& launch, const Args& args) {
     if (!own.truth.empty()) truth = read_truth(own.truth, saved.dictionary.d);
   });
   refuse_other_shards(launch.world(), data, held_out(own.data));
+  refuse_outputs_among(data, {own.json, own.latents});
   refuse_other_width(folder, saved.dictionary, held_out(own.data), data);
   MetricReport report = judge(own, mesh, folder, saved, data);
   if (!wanted.empty()) keep_only(report, wanted);

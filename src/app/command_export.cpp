@@ -63,6 +63,17 @@ void set_threshold(const ExportOptions& own, const std::string& folder, SavedDic
   dictionary.threshold = found.threshold;
 }
 
+// What sae-bench's loaders ask of a folder of dictionary_learning.
+void note_unknown_source(const std::string& model, int64_t layer, const ExportOptions& own) {
+  if (own.format != "dictionary_learning" || (!model.empty() && layer >= 0)) return;
+  note(fmt::format(
+      "note: the rows' model or layer is unknown, so 'lm_name' or 'layer' in '{}/config.json' is "
+      "empty, with which sae-bench's loaders fail. hint: write them there, or give the rows "
+      "theirs: "
+      "megadict data import --model NAME --layer N",
+      own.out));
+}
+
 }  // namespace
 
 std::string help_export() {
@@ -81,19 +92,27 @@ int run_export(Launch& launch, const Args& args) {
   const std::string folder = find_checkpoint(own.checkpoint.empty() ? own.run : own.checkpoint);
   const Format& format = format_named(own.format);
   const ExportScale scale = export_scale_named(own.scale);
+  std::string model;
+  int64_t layer = -1;
   if (own.weights == "last" && foreign_format(folder) != nullptr) {
     // From one tool to another, also what training has no model of.
     if (!own.calibrate.empty())
       fail_agreed(ExitCode::usage,
                   fmt::format("calibrate: {} is another tool's folder", in_quotes(folder)),
                   "megadict import first");
-    export_dictionary(load_plain(folder), format, scale, own.out);
+    PlainDictionary plain = load_plain(folder);
+    model = plain.source_model;
+    layer = plain.layer;
+    export_dictionary(std::move(plain), format, scale, own.out);
   } else {
     SavedDictionary saved = load_saved(folder, own.weights);
     if (!own.calibrate.empty()) set_threshold(own, folder, saved);
+    model = saved.source_model;
+    layer = saved.layer;
     export_dictionary(std::move(saved), format, scale, own.out);
   }
   say(fmt::format("wrote {} as {} to {}", folder, own.format, own.out));
+  note_unknown_source(model, layer, own);
   return 0;
 }
 

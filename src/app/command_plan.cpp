@@ -283,10 +283,7 @@ int run_plan(Launch& launch, const Args& args) {
   PlanOptions own;
   settings.sources = read_options(options(settings.config, own), args);
   check_config(settings.config);
-  if (!own.json.empty() && !folder_exists(parent_folder(own.json)))
-    fail_agreed(ExitCode::error,
-                fmt::format("cannot write {}: there is no folder {}", in_quotes(own.json),
-                            in_quotes(parent_folder(own.json))));
+  refuse_output_files(launch.world(), {own.json});
   const DataConfig& data = settings.config.data;
   Machine machine;
   if (!own.machine.empty())

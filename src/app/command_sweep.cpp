@@ -191,6 +191,7 @@ int run_sweep_command(Launch& launch, const Args& args) {
   own.sweep.groups = settle_groups(own, launch.facts().ranks, points);
   refuse_meshes(points, launch.facts().ranks / own.sweep.groups);
   if (own.sweep.share_stream) refuse_other_streams(points);
+  refuse_output_folder(launch.world(), own.sweep.dir);
   start_watchdog(own.settings.config.debug);
   return static_cast<int>(run_sweep(launch, own.sweep, points, args));
 }

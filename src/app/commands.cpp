@@ -67,7 +67,7 @@ int dispatch(std::span<const Command> table, const std::string& prefix, Launch& 
     return command.run(launch, rest);
   }
   const std::string near = nearest_name(name, names);
-  fail_agreed(ExitCode::usage, fmt::format("unknown command {}", in_quotes(name)),
+  fail_agreed(ExitCode::usage, fmt::format("unknown command {}", start_in_quotes(name)),
               near.empty() ? prefix + " --help" : fmt::format("did you mean '{}'?", near));
 }
 

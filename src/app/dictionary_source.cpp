@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -20,21 +19,6 @@ bool is_foreign(const std::string& path, const std::string& weights) {
   return weights == "last" && foreign_format(path) != nullptr;
 }
 
-// One shard of a dictionary that was read whole.
-SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
-  Dictionary& d = saved.dictionary;
-  const bool tied = d.tied();
-  d.latents = shard_of(d.n, parts, index);
-  const auto mine = [&](const at::Tensor& t) {
-    return t.narrow(0, d.latents.begin, d.latents.size()).contiguous();
-  };
-  d.w_enc_ld = mine(d.w_enc_ld);
-  d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
-  d.b_enc_l = mine(d.b_enc_l);
-  for (at::Tensor& extra : d.extra_l) extra = mine(extra);
-  return saved;
-}
-
 }  // namespace
 
 std::string dictionary_folder(const std::string& path, const std::string& weights,
@@ -48,6 +32,20 @@ SavedDictionary load_shard(const std::string& folder, const std::string& weights
                            int index) {
   if (is_foreign(folder, weights)) return shard_of_whole(load_foreign(folder), parts, index);
   return load_saved(folder, weights, parts, index);
+}
+
+SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index) {
+  Dictionary& d = saved.dictionary;
+  const bool tied = d.tied();
+  d.latents = shard_of(d.n, parts, index);
+  const auto mine = [&](const at::Tensor& t) {
+    return t.narrow(0, d.latents.begin, d.latents.size()).contiguous();
+  };
+  d.w_enc_ld = mine(d.w_enc_ld);
+  d.w_dec_ld = tied ? d.w_enc_ld : mine(d.w_dec_ld);
+  d.b_enc_l = mine(d.b_enc_l);
+  for (at::Tensor& extra : d.extra_l) extra = mine(extra);
+  return saved;
 }
 
 std::string held_out(const std::string& path) {
@@ -72,18 +70,6 @@ nlohmann::ordered_json judgement_json(const MetricReport& report, const std::str
   json["n_latents"] = saved.dictionary.n;
   json["d"] = saved.dictionary.d;
   return json;
-}
-
-void refuse_unwritable(const std::string& path) {
-  const std::string folder = parent_folder(path);
-  if (!folder_exists(folder))
-    fail(ExitCode::error,
-         fmt::format("cannot write {}: there is no folder {}", in_quotes(path), in_quotes(folder)));
-  if (folder_exists(path))
-    fail(ExitCode::error, fmt::format("cannot write {}: it is a folder", in_quotes(path)));
-  if (::access(folder.c_str(), W_OK) != 0)
-    fail(ExitCode::error, fmt::format("cannot write {}: {} may not be written to", in_quotes(path),
-                                      in_quotes(folder)));
 }
 
 }  // namespace megadict

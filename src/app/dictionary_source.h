@@ -20,6 +20,9 @@ std::string dictionary_folder(const std::string& path, const std::string& weight
 SavedDictionary load_shard(const std::string& folder, const std::string& weights, int parts = 1,
                            int index = 0);
 
+// One shard of a dictionary that was read whole.
+SavedDictionary shard_of_whole(SavedDictionary saved, int parts, int index);
+
 // PATH/eval where there is one: the rows that are held out.
 std::string held_out(const std::string& path);
 
@@ -34,8 +37,5 @@ inline void refuse_other_width(const std::string& folder, const Dictionary& dict
 // A report with what was judged on what: the file of `eval --json`.
 nlohmann::ordered_json judgement_json(const MetricReport& report, const std::string& folder,
                                       const std::string& data_path, const SavedDictionary& saved);
-
-// Exit 1 where `path` lies in no folder, or is one. Of rank 0, before any work.
-void refuse_unwritable(const std::string& path);
 
 }  // namespace megadict

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <type_traits>
@@ -41,11 +42,20 @@ bool in_range(const Allowed& allowed, long double value) {
   return low_ok && high_ok;
 }
 
+std::string quoted(std::string_view text, size_t longest) {
+  std::string line;
+  for (const char c : text.substr(0, longest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    line += byte < 0x20 || byte == 0x7F ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return fmt::format("'{}{}'", line, text.size() > longest ? "..." : "");
+}
+
 [[noreturn]] void refuse(const Field& field, std::string_view text, const std::string& where,
                          const std::string& why, const std::string& hint = "") {
   fail_agreed(ExitCode::usage,
-              fmt::format("{} = {} ({}): {}; allowed: {}", field.name, in_quotes(text), where, why,
-                          allowed_text(field)),
+              fmt::format("{} = {} ({}): {}; allowed: {}", field.name, start_in_quotes(text), where,
+                          why, allowed_text(field)),
               hint);
 }
 
@@ -224,13 +234,11 @@ std::string short_allowed_text(const Field& field) {
 }
 
 std::string in_quotes(std::string_view text) {
-  constexpr size_t kLongest = 80;
-  std::string line;
-  for (const char c : text.substr(0, kLongest)) {
-    const auto byte = static_cast<unsigned char>(c);
-    line += byte < 0x20 || byte == 0x7F ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
-  }
-  return fmt::format("'{}{}'", line, text.size() > kLongest ? "..." : "");
+  return quoted(text, PATH_MAX);
+}
+
+std::string start_in_quotes(std::string_view text) {
+  return quoted(text, 80);
 }
 
 std::vector<std::string> names_of(const std::vector<Field>& fields) {

@@ -63,8 +63,10 @@ std::string allowed_text(const Field& field);  // "an integer, 1 or more"
 std::string short_allowed_text(
     const Field& field);  // for help: "1 or more"; "" where all is allowed
 
-// `text` between quotes on one line: control characters escaped, long text cut.
+// `text` between quotes on one line: control characters escaped. A path stays whole.
 std::string in_quotes(std::string_view text);
+// The same of what may be anything, a file of another kind included: long text is cut.
+std::string start_in_quotes(std::string_view text);
 
 std::vector<std::string> names_of(const std::vector<Field>& fields);
 

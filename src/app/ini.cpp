@@ -41,7 +41,7 @@ std::string_view without_comment(std::string_view line) {
 // "[model]" to "model."; "[]" to "".
 std::string section_prefix(std::string_view line, const std::string& path, int number) {
   if (line.back() != ']')
-    refuse(path, number, fmt::format("section {} has no closing ]", in_quotes(line)));
+    refuse(path, number, fmt::format("section {} has no closing ]", start_in_quotes(line)));
   const std::string name(trimmed(line.substr(1, line.size() - 2)));
   return name.empty() ? "" : name + ".";
 }
@@ -82,13 +82,14 @@ std::vector<IniEntry> read_ini(const std::string& path) {
     const std::string_view name = trimmed(line.substr(0, equals));
     if (equals == std::string_view::npos || name.empty())
       refuse(path, number,
-             fmt::format("{} is neither [section] nor name = value", in_quotes(line)));
+             fmt::format("{} is neither [section] nor name = value", start_in_quotes(line)));
     IniEntry entry{prefix + std::string(name), std::string(trimmed(line.substr(equals + 1))),
                    number};
     const auto [first, is_new] = seen.emplace(entry.name, number);
     if (!is_new)
-      refuse(path, number,
-             fmt::format("{} was already set in line {}", in_quotes(entry.name), first->second));
+      refuse(
+          path, number,
+          fmt::format("{} was already set in line {}", start_in_quotes(entry.name), first->second));
     entries.push_back(std::move(entry));
   }
   return entries;

@@ -97,7 +97,7 @@ Given sort_tokens(const OptionSet& set, const std::vector<std::string>& args) {
     const Field* field = find_field(set.fields, name);
     const bool is_config = set.config_file && name == "config";
     if (field == nullptr && !is_config)
-      refuse_unknown(set, fmt::format("unknown flag {}", in_quotes("--" + name)), name, "--");
+      refuse_unknown(set, fmt::format("unknown flag {}", start_in_quotes("--" + name)), name, "--");
     const std::string value = flag_value(set, token);
     if (!seen.insert(name).second)
       fail_agreed(ExitCode::usage, fmt::format("--{} is given twice", name), help_hint(set));
@@ -117,7 +117,7 @@ void read_file(const OptionSet& set, const std::string& path, Sources& sources) 
     if (field == nullptr && std::find(others.begin(), others.end(), entry.name) != others.end())
       continue;
     if (field == nullptr)
-      refuse_unknown(set, fmt::format("{}: unknown name {}", where, in_quotes(entry.name)),
+      refuse_unknown(set, fmt::format("{}: unknown name {}", where, start_in_quotes(entry.name)),
                      entry.name, "");
     if (sources.count(entry.name) != 0) {
       // The command line has won; the file's value must be sound all the same.
@@ -135,7 +135,8 @@ void take_positional(const OptionSet& set, const std::vector<std::string>& value
                      Sources& sources) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (i >= set.positional.size())
-      fail_agreed(ExitCode::usage, fmt::format("unexpected argument {}", in_quotes(values[i])),
+      fail_agreed(ExitCode::usage,
+                  fmt::format("unexpected argument {}", start_in_quotes(values[i])),
                   help_hint(set));
     set_field(set.positional[i], values[i], kCommandLine);
     sources[set.positional[i].name] = kCommandLine;

@@ -1,10 +1,7 @@
 #include "app/run_folder.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "app/build_facts.h"
@@ -17,6 +14,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "io/json_lines.h"
+#include "io/output_path.h"
 #include "model/saved.h"
 
 namespace megadict {
@@ -77,19 +75,6 @@ void hold(const std::string& folder, FolderLock& lock) {
          "another run.dir, or wait until it has ended");
 }
 
-// Better said before the data are read than when the first file is to be written.
-void refuse_unwritable_run(const std::string& run) {
-  std::string there = run;  // or the nearest folder that is
-  while (!file_exists(there) && !folder_exists(there) && there != parent_folder(there))
-    there = parent_folder(there);
-  const int error = !folder_exists(there)                       ? ENOTDIR
-                    : ::access(there.c_str(), W_OK | X_OK) != 0 ? errno
-                                                                : 0;
-  if (error != 0)
-    fail(ExitCode::error, fmt::format("cannot write '{}': {}", run, std::strerror(error)),
-         "another run.dir");
-}
-
 // What a run writes must not be there as something else: better said now than after its steps.
 void refuse_obstacles(const std::string& run) {
   for (const char* name : {"checkpoints", "final"})
@@ -136,7 +121,7 @@ StartPoint find_start(Communicator& world, const RunConfig& run, FolderLock& loc
   StartPoint start;
   agree(world, [&] {
     if (world.rank() != 0) return;
-    refuse_unwritable_run(run.dir);
+    refuse_output_folder(run.dir);
     if (folder_exists(run.dir)) {
       hold(run.dir, lock);
       refuse_obstacles(run.dir);

@@ -22,8 +22,8 @@ struct StartPoint {
 // What run.resume asks for. `lock`: of run.dir, on rank 0; taken here where the folder exists and
 // the caller does not hold it. Exit 2: another process works in the folder; `never` and it holds a
 // run; a path that is no checkpoint, or another run's while run.dir holds one; something else has
-// the name of what a run writes. Exit 1: a folder that cannot be written. Exit 3: a checkpoint
-// whose run has no config.json, a log that cannot be read. Writes nothing. Collective over world.
+// the name of what a run writes; a folder that cannot be written. Exit 3: a checkpoint whose run
+// has no config.json, a log that cannot be read. Writes nothing. Collective over world.
 StartPoint find_start(Communicator& world, const RunConfig& run, FolderLock& lock);
 
 // Settings that the checkpoint's run resolved are taken over; then every difference is refused or

@@ -230,15 +230,8 @@ ExitCode run_point(Sweep& sweep, TakenPoint& taken) {
 
 // 75 and 143 after a signal to this rank; 1 where the table cannot tell of a failure.
 ExitCode code_of_end(const Sweep& sweep) {
-  switch (stop_requested()) {
-    case StopRequest::none:
-      return sweep.unrecorded ? ExitCode::error : ExitCode::done;
-    case StopRequest::requeue:
-      return ExitCode::requeue;
-    case StopRequest::terminate:
-      return ExitCode::terminated;
-  }
-  return ExitCode::done;
+  const ExitCode code = code_of_stop();
+  return code == ExitCode::done && sweep.unrecorded ? ExitCode::error : code;
 }
 
 // Until nothing is left to take. The code of its end.
@@ -309,6 +302,18 @@ ExitCode conclude(const SweepConfig& config, const std::vector<SweepPoint>& poin
 }
 
 }  // namespace
+
+ExitCode code_of_stop() {
+  switch (stop_requested()) {
+    case StopRequest::none:
+      return ExitCode::done;
+    case StopRequest::requeue:
+      return ExitCode::requeue;
+    case StopRequest::terminate:
+      return ExitCode::terminated;
+  }
+  return ExitCode::done;
+}
 
 int groups_for(int ranks, const std::vector<SweepPoint>& points) {
   const int most = static_cast<int>(points.size());

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -13,12 +15,14 @@
 #include "app/memory_check.h"
 #include "app/options.h"
 #include "app/plan.h"
+#include "app/sweep.h"
 #include "app/sweep_table.h"
 #include "app/together.h"
 #include "app/truth.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/stop_request.h"
 #include "comm/agree.h"
 #include "comm/mesh.h"
 #include "comm/watchdog.h"
@@ -94,6 +98,10 @@ Args plain_args(const Args& args, std::vector<std::string>& paths) {
   return plain;
 }
 
+int64_t whole_bytes(int64_t latents, int64_t d) {
+  return 2 * latents * (d + 2) * 4;
+}
+
 // One dictionary to judge.
 struct Candidate {
   std::string folder, weights;  // "last", "ema"
@@ -145,13 +153,31 @@ std::vector<std::string> folders_of(const std::string& path, const std::string& 
   return folders;
 }
 
+// Other tools' dictionaries that rank 0 has read to learn their shape, up to a quarter of what was
+// free: they need not be read again.
+struct KeptWhole {
+  std::map<std::string, SavedDictionary> by_folder;
+  int64_t bytes = 0,
+          most = free_memory() < 0 ? std::numeric_limits<int64_t>::max() : free_memory() / 4;
+
+  void keep(const std::string& folder, SavedDictionary saved) {
+    const int64_t more = whole_bytes(saved.dictionary.n, saved.dictionary.d);
+    if (bytes + more > most) return;
+    bytes += more;
+    by_folder.emplace(folder, std::move(saved));
+  }
+};
+
 // With each kind of its weights that is asked for.
-std::vector<Candidate> candidates_at(const std::string& folder, const std::string& weights) {
+std::vector<Candidate> candidates_at(const std::string& folder, const std::string& weights,
+                                     KeptWhole& kept) {
   if (foreign_format(folder) != nullptr) {
     // Shape and soundness are known once it is read.
-    const SavedDictionary saved = load_saved(folder, weights == "both" ? "last" : weights);
-    return {
-        {folder, "last", saved.dictionary.n, saved.dictionary.d, saved.step, saved.tokens, true}};
+    SavedDictionary saved = load_saved(folder, weights == "both" ? "last" : weights);
+    const Candidate found{folder,       "last", saved.dictionary.n, saved.dictionary.d, saved.step,
+                          saved.tokens, true};
+    kept.keep(folder, std::move(saved));
+    return {found};
   }
   const CheckpointReader reader(folder);
   const auto with = [&](const char* name) {
@@ -169,7 +195,8 @@ std::vector<Candidate> candidates_at(const std::string& folder, const std::strin
 }
 
 // All, in the order in which they were named. On rank 0.
-std::vector<Candidate> find_candidates(const EvaluationOptions& own, const ShardIndex& data) {
+std::vector<Candidate> find_candidates(const EvaluationOptions& own, const ShardIndex& data,
+                                       KeptWhole& kept) {
   std::vector<Candidate> all;
   std::set<std::string> seen;
   for (const std::string& path : own.paths)
@@ -177,7 +204,7 @@ std::vector<Candidate> find_candidates(const EvaluationOptions& own, const Shard
       if (!seen.insert(std::filesystem::canonical(folder)).second)
         fail_agreed(ExitCode::usage,
                     fmt::format("--evaluate names a dictionary twice: {}", in_quotes(folder)));
-      for (Candidate& candidate : candidates_at(folder, own.weights)) {
+      for (Candidate& candidate : candidates_at(folder, own.weights, kept)) {
         refuse_other_width(folder, candidate.d, held_out(own.data), data);
         all.push_back(std::move(candidate));
       }
@@ -189,9 +216,10 @@ std::vector<Candidate> find_candidates(const EvaluationOptions& own, const Shard
 
 // Rank 0's answer on every rank: a run that goes on may save another meanwhile.
 std::vector<Candidate> agreed_candidates(Communicator& world, const EvaluationOptions& own,
-                                         const ShardIndex& data) {
+                                         const ShardIndex& data, KeptWhole& kept) {
   const std::string text = rank_zero_finds(
-      world, [&] { return nlohmann::json(find_candidates(own, data)).dump(); }, "dictionaries");
+      world, [&] { return nlohmann::json(find_candidates(own, data, kept)).dump(); },
+      "dictionaries");
   return nlohmann::json::parse(text).get<std::vector<Candidate>>();
 }
 
@@ -218,6 +246,7 @@ struct Evaluation {
   const ShardIndex& data;
   at::Tensor truth_nd;
   const std::vector<Candidate>& candidates;
+  KeptWhole& kept;
   const std::vector<SweepPoint>& points;
   std::string folder(size_t i) const { return point_folder(own.dir, points[i]); }
   bool leads() const { return launch.facts().rank == 0; }
@@ -261,11 +290,10 @@ struct Footprint {
 
 Footprint footprint(const Evaluation& eval, size_t i) {
   const Candidate& c = eval.candidates[i];
-  const auto bytes_of = [&](int64_t latents) { return 2 * latents * (c.d + 2) * 4; };
   // A peers' batch is kept until its end.
   const int64_t batch = ceil_div(eval.own.peer_batch, eval.mesh.world->size()) * c.d * 4;
-  const int64_t mine = bytes_of(ceil_div(c.n, eval.mesh.feature_size()));
-  return {mine + batch, c.foreign ? bytes_of(c.n) : 0};
+  const int64_t mine = whole_bytes(ceil_div(c.n, eval.mesh.feature_size()), c.d);
+  return {mine + batch, c.foreign ? whole_bytes(c.n, c.d) : 0};
 }
 
 // Cut where the next one would not fit beside the others: half of what is free is theirs, the rest
@@ -333,22 +361,49 @@ void conclude_point(const Evaluation& eval, size_t i, const SavedDictionary& sav
   });
 }
 
-void judge_group(const Evaluation& eval, const std::vector<size_t>& group) {
+SavedDictionary read_shard(const Evaluation& eval, const Candidate& c) {
+  const int parts = eval.mesh.feature_size(), index = eval.mesh.feature_index;
+  auto kept = eval.kept.by_folder.extract(c.folder);
+  if (kept.empty()) return load_shard(c.folder, c.weights, parts, index);
+  return shard_of_whole(std::move(kept.mapped()), parts, index);
+}
+
+// False where a signal stopped it.
+bool judge_group(const Evaluation& eval, const std::vector<size_t>& group) {
   const double begin_s = seconds_now();
   std::vector<SavedDictionary> saved(group.size());
   rank_zero_first(eval.launch.world(), [&] {
-    for (size_t g = 0; g < group.size(); ++g) {
-      const Candidate& c = eval.candidates[group[g]];
-      saved[g] = load_shard(c.folder, c.weights, eval.mesh.feature_size(), eval.mesh.feature_index);
-    }
+    for (size_t g = 0; g < group.size(); ++g)
+      saved[g] = read_shard(eval, eval.candidates[group[g]]);
   });
   std::vector<Judged> judged;
   for (const SavedDictionary& one : saved) judged.push_back({one.dictionary, one.normalization});
-  const EvaluateArgs args{eval.own.tokens, eval.own.batch_size, eval.own.peer_batch};
+  const EvaluateArgs args{.rows = eval.own.tokens,
+                          .batch_rows = eval.own.batch_size,
+                          .peer_batch_rows = eval.own.peer_batch,
+                          .heeds_stop = true};
   const std::vector<MetricReport> reports = evaluate_all(eval.mesh, judged, eval.data, args);
+  if (reports.empty()) return false;
   const double share_s = (seconds_now() - begin_s) / static_cast<double>(group.size());
   for (size_t g = 0; g < group.size(); ++g)
     conclude_point(eval, group[g], saved[g], reports[g], share_s);
+  return true;
+}
+
+// All groups, or those before a signal: then 75 or 143.
+ExitCode judge_groups(const Evaluation& eval, const std::vector<std::vector<size_t>>& groups) {
+  size_t done = 0;
+  while (done < groups.size() && judge_group(eval, groups[done])) ++done;
+  if (done == groups.size()) return ExitCode::done;
+  auto code = static_cast<int32_t>(code_of_stop());
+  eval.launch.world().all_reduce(view_of(&code, 1), ReduceOp::max, "stopped ranks");
+  ignore_stop_signals();
+  note(
+      fmt::format("note: stopped by a signal after {} of {} passes; started again, it goes on with "
+                  "those that are open{}",
+                  done, groups.size(),
+                  eval.own.together == 1 ? "" : ". hint: --together 1 keeps each as it is judged"));
+  return static_cast<ExitCode>(code);
 }
 
 // A training sweep's folder has its own table.
@@ -389,13 +444,15 @@ int run_sweep_evaluation(Launch& launch, const Args& args) {
   if (own.dir.empty() && !own.list)
     fail_agreed(ExitCode::usage, "--sweep.dir is needed and was not given",
                 "megadict sweep --help");
+  if (!own.list) refuse_output_folder(launch.world(), own.dir);
   start_watchdog({});
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Mesh mesh = make_mesh(launch.world(), own.mesh);
   ShardIndex data;
   rank_zero_first(launch.world(), [&] { data = ShardIndex::open(held_out(own.data)); });
   refuse_other_shards(launch.world(), data, held_out(own.data));
-  const std::vector<Candidate> candidates = agreed_candidates(launch.world(), own, data);
+  KeptWhole kept;
+  const std::vector<Candidate> candidates = agreed_candidates(launch.world(), own, data, kept);
   if (own.list) {
     say(list_text(candidates));
     return 0;
@@ -403,12 +460,16 @@ int run_sweep_evaluation(Launch& launch, const Args& args) {
   const std::vector<SweepPoint> points = points_for(candidates, own);
   if (!own.sort.empty()) check_sort(own.sort, points);
   refuse_folder_of_shards(data, "sweep.dir", own.dir);
-  Evaluation eval{launch, own, mesh, data, {}, candidates, points};
+  Evaluation eval{launch, own, mesh, data, {}, candidates, kept, points};
   rank_zero_first(launch.world(), [&] {
     refuse_folder(own.dir);
     if (!own.truth.empty()) eval.truth_nd = read_truth(own.truth, data.width());
   });
   const std::vector<size_t> open = open_points(eval);
+  std::erase_if(kept.by_folder, [&](const auto& one) {
+    return std::none_of(open.begin(), open.end(),
+                        [&](size_t i) { return candidates[i].folder == one.first; });
+  });
   FolderLock lock;
   agree(launch.world(), [&] {
     if (!eval.leads()) return;
@@ -420,13 +481,13 @@ int run_sweep_evaluation(Launch& launch, const Args& args) {
   int64_t budget = 0;
   const auto groups = groups_that_fit(eval, open, budget);
   say_groups(eval, open, budget, groups);
-  for (const auto& group : groups) judge_group(eval, group);
+  const ExitCode code = judge_groups(eval, groups);
   agree(launch.world(), [&] {
     if (!eval.leads()) return;
     say(collect_table(own.dir, points, own.sort).text);
     say(fmt::format("table in {0}/sweep.csv and sweep.json. next: tools/frontier.py {0}", own.dir));
   });
-  return 0;
+  return static_cast<int>(code);
 }
 
 }  // namespace megadict

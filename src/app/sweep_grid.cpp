@@ -52,7 +52,7 @@ std::vector<std::string> parts_of(const std::string& text, char separator,
     else
       parts.back() += c;
   }
-  if (quoted) refuse(where, fmt::format("{} has a quote that does not end", in_quotes(text)));
+  if (quoted) refuse(where, fmt::format("{} has a quote that does not end", start_in_quotes(text)));
   for (std::string& part : parts) part = trimmed(part);
   return parts;
 }
@@ -61,7 +61,7 @@ void add_values(Grid& grid, const std::string& name, const std::string& text,
                 const std::string& where) {
   const std::vector<std::string> values = parts_of(text, ',', where);
   if (std::find(values.begin(), values.end(), "") != values.end())
-    refuse(where, fmt::format("{} = {}: a value is empty", name, in_quotes(text)));
+    refuse(where, fmt::format("{} = {}: a value is empty", name, start_in_quotes(text)));
   if (values.size() > 1)
     grid.axes.push_back({name, values, where});
   else
@@ -75,18 +75,18 @@ ListedPoint listed_point(const std::string& name, const std::string& text,
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   if (name.empty() || name[0] == '.' || name.find_first_not_of(kAllowed) != std::string::npos)
     refuse(where, fmt::format("{} cannot be a point's name; allowed: letters, digits, . _ and -",
-                              in_quotes(name)));
+                              start_in_quotes(name)));
   ListedPoint point{name, {}};
   for (const std::string& word : parts_of(text, ' ', where)) {
     if (word.empty()) continue;
     const size_t equals = word.find('=');
     if (equals == 0 || equals == std::string::npos || equals + 1 == word.size())
-      refuse(where, fmt::format("{} is not name=value", in_quotes(word)),
+      refuse(where, fmt::format("{} is not name=value", start_in_quotes(word)),
              "NAME = model.k=16 optim.lr=1e-3");
     point.values.push_back({word.substr(0, equals), word.substr(equals + 1), where});
   }
   if (point.values.empty())
-    refuse(where, fmt::format("the point {} sets nothing", in_quotes(name)),
+    refuse(where, fmt::format("the point {} sets nothing", start_in_quotes(name)),
            "NAME = model.k=16 optim.lr=1e-3");
   return point;
 }
@@ -97,7 +97,7 @@ const Field& field_for(const std::vector<Field>& fields, const GridValue& value)
   for (const Field& field : fields)
     if (field.name == value.name) return field;
   const std::string near = nearest_name(value.name, names_of(fields));
-  refuse(value.where, fmt::format("unknown name {}", in_quotes(value.name)),
+  refuse(value.where, fmt::format("unknown name {}", start_in_quotes(value.name)),
          near.empty() ? "megadict sweep --help" : fmt::format("did you mean {}?", near));
 }
 
@@ -195,7 +195,7 @@ Grid read_grid(const std::string& path) {
 void add_to_grid(Grid& grid, const std::string& text) {
   const size_t equals = text.find('=');
   if (equals == 0 || equals == std::string::npos)
-    refuse("--set", fmt::format("{} is not NAME=VALUE,VALUE", in_quotes(text)),
+    refuse("--set", fmt::format("{} is not NAME=VALUE,VALUE", start_in_quotes(text)),
            "--set model.k=16,32");
   const std::string name = trimmed(text.substr(0, equals));
   for (const GridAxis& axis : grid.axes)
@@ -208,16 +208,16 @@ void add_to_grid(Grid& grid, const std::string& text) {
 }
 
 std::vector<SweepPoint> points_of(const Grid& grid, const Settings& base) {
-  if (grid.axes.empty() && grid.listed.empty())
-    fail_agreed(ExitCode::usage, "the grid varies nothing: no name has several values",
-                "--set model.k=16,32, or lists and [points] in the file of --grid");
-  refuse_overlaps(grid, base);
   Settings common = base;
   for (const GridValue& value : grid.common) {
     Settings ignored = common;
     // The command line has won; the file's value must be sound all the same.
     apply(value, on_command_line(base, value.name) ? ignored : common);
   }
+  if (grid.axes.empty() && grid.listed.empty())
+    fail_agreed(ExitCode::usage, "the grid varies nothing: no name has several values",
+                "--set model.k=16,32, or lists and [points] in the file of --grid");
+  refuse_overlaps(grid, base);
   std::vector<SweepPoint> points;
   std::map<std::string, std::string> seen;  // values to name
   for (const ListedPoint& wanted : combinations(grid)) {

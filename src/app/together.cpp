@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -10,6 +11,7 @@
 #include "base/range.h"
 #include "comm/agree.h"
 #include "io/file.h"
+#include "io/output_path.h"
 
 namespace megadict {
 
@@ -72,6 +74,36 @@ void refuse_folder_of_shards(const ShardIndex& index, const char* name, const st
                   fmt::format("{} {} is the folder of the shards", name, in_quotes(folder)),
                   fmt::format("another {}", name));
   }
+}
+
+void refuse_output_files(Communicator& world, const std::vector<std::string>& paths) {
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    for (size_t i = 0; i < paths.size(); ++i) {
+      if (paths[i].empty()) continue;
+      refuse_output_file(paths[i]);
+      if (std::find(paths.begin(), paths.begin() + i, paths[i]) != paths.begin() + i)
+        fail(ExitCode::usage, fmt::format("{} is to be written twice", in_quotes(paths[i])),
+             "a file each");
+    }
+  });
+}
+
+void refuse_output_folder(Communicator& world, const std::string& path) {
+  agree(world, [&] {
+    if (world.rank() == 0) refuse_output_folder(path);
+  });
+}
+
+void refuse_outputs_among(const ShardIndex& index, const std::vector<std::string>& paths) {
+  for (const std::string& path : paths)
+    for (const ShardInfo& shard : index.shards()) {
+      std::error_code absent;
+      if (std::filesystem::equivalent(shard.path, path, absent))
+        fail_agreed(ExitCode::usage,
+                    fmt::format("cannot write {}: it is a shard of the data", in_quotes(path)),
+                    "another name");
+    }
 }
 
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,

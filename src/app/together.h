@@ -28,6 +28,14 @@ void refuse_other_shards(Communicator& world, const ShardIndex& index, const std
 // Exit 2 where `folder`, the value of the field `name`, is that of the shards. Agreed.
 void refuse_folder_of_shards(const ShardIndex& index, const char* name, const std::string& folder);
 
+// Exit 2 where rank 0 cannot write one of these files ("" = none is wanted), or make this folder:
+// before any work. Collective.
+void refuse_output_files(Communicator& world, const std::vector<std::string>& paths);
+void refuse_output_folder(Communicator& world, const std::string& path);
+
+// Exit 2 where one of these files ("" = none) is a shard. Agreed.
+void refuse_outputs_among(const ShardIndex& index, const std::vector<std::string>& paths);
+
 // Each rank's part of a vector, one after the other, on every rank. Collective.
 std::vector<float> gather_parts(Communicator& world, const std::vector<float>& mine,
                                 const char* name);

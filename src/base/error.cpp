@@ -11,7 +11,7 @@ namespace {
 
 // Paths and file contents may hold anything; a message is one line of readable length.
 std::string one_line(const std::string& text) {
-  constexpr size_t kLongest = 2000;
+  constexpr size_t kLongest = 12000;  // two paths as long as they may be
   constexpr char kHex[] = "0123456789abcdef";
   std::string out;
   for (const char c : text.substr(0, kLongest)) {

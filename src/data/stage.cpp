@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "data/rows.h"
 #include "data/shard_file.h"
+#include "io/output_path.h"
 
 namespace megadict {
 
@@ -68,6 +69,7 @@ ShardStage::ShardStage(const ShardIndex& index, std::vector<int32_t> shards,
       shards_(std::move(shards)),
       folder_(folder),
       set_folder_(set_folder_of(index, folder)) {
+  refuse_output_folder(set_folder_);
   make_folders(set_folder_);
   find_missing();
   std::error_code error;

@@ -22,6 +22,7 @@ struct EvaluateArgs {
   int64_t peer_batch_rows = 4096;
   BootstrapOptions bootstrap = {};
   LatentStatistics* latents = nullptr;  // also told of all codes; of evaluate() alone
+  bool heeds_stop = false;  // evaluate_all() ends after a batch that any rank's signal came in
 };
 
 // One of several dictionaries that are judged in one pass: this rank's shard.
@@ -40,7 +41,7 @@ MetricReport evaluate(const Mesh& mesh, const Dictionary& dictionary,
 
 // The same for several dictionaries of the data's width, which need not be alike otherwise: a batch
 // is read and sent once, then goes through one after the other. Each report has the bits that
-// evaluate() gives it.
+// evaluate() gives it. None where a signal stopped the pass.
 std::vector<MetricReport> evaluate_all(const Mesh& mesh, std::span<const Judged> judged,
                                        const ShardIndex& data, const EvaluateArgs& args);
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "io/file.h"
+#include "io/output_path.h"
 
 namespace megadict {
 
@@ -39,6 +40,7 @@ StagedFolder::StagedFolder(const std::string& final_path)
   if (fs::exists(final_path_, ignored) && !usable)
     fail(ExitCode::usage, fmt::format("'{}' exists and is not an empty folder", final_path_),
          "name a new folder, or remove it first");
+  refuse_output_folder(final_path_);
   // A name of its own: process numbers repeat, and one that was killed may have left a folder.
   make_folders(parent_folder(final_path_));
   path_ = final_path_ + ".tmp-XXXXXX";

@@ -132,13 +132,12 @@ def test_file_where_a_folder_belongs(megadict_bin, interrupted):
 
 def test_scores_that_cannot_be_written(megadict_bin, with_run):
     args = ["eval", "--run.dir", "run", "--data.path", "acts", "--json"]
-    refused(megadict_bin, with_run, [*args, "none/x.json"], ERROR, "there is no folder 'none'")
-    for path, why in (("acts", "it is a folder"), ("full", "No space left on device")):
-        if path == "full":
-            (with_run / path).symlink_to("/dev/full")
-        result = call(megadict_bin, [*args, path], with_run)
-        assert result.returncode == ERROR and result.stderr == f"megadict: cannot write '{path}': {why}" + (
-            ". hint: free some space or choose another folder\n" if path == "full" else "\n")  # fmt: skip
+    refused(megadict_bin, with_run, [*args, "none/x.json"], USAGE, "there is no folder 'none'")
+    refused(megadict_bin, with_run, [*args, "acts"], USAGE, "cannot write 'acts': it is a folder. hint: name a file")
+    (with_run / "full").symlink_to("/dev/full")
+    result = call(megadict_bin, [*args, "full"], with_run)
+    assert result.returncode == ERROR and result.stderr == (
+        "megadict: cannot write 'full': No space left on device. hint: free some space or choose another folder\n")
     assert Path("/dev/full").is_char_device()
 
 

@@ -141,9 +141,11 @@ def test_missing_data(megadict_bin, place):
 @pytest.mark.parametrize("ranks", MESHES)
 def test_run_folder_that_cannot_be_made(megadict_bin, place, ranks):
     (place / "file").write_text("in the way")
-    for folder, why in (("file/run", "Not a directory"), ("/proc/run", "No such file"),
-                        ("/sys/run", "")):  # fmt: skip
-        refused(megadict_bin, place, train("acts", folder), ERROR, f"cannot write '{folder}'", why,
+    (place / "lost").symlink_to("nowhere")
+    for folder, code, why in (("file/run", USAGE, "'file' is no folder"), ("file", USAGE, "'file' is no folder"),
+                              ("lost", USAGE, "'lost' is no folder"), ("r" * 300, USAGE, "File name too long"),
+                              ("/proc/run", ERROR, "No such file"), ("/sys/run", ERROR, "")):  # fmt: skip
+        refused(megadict_bin, place, train("acts", folder), code, f"cannot write '{folder}'", why,
                 ranks=ranks)  # fmt: skip
 
 

@@ -310,3 +310,88 @@ def test_a_run_that_does_not_fit_is_refused_with_the_numbers(megadict_bin, place
             "--model.n_latents", "1000000000"]  # fmt: skip
     refused(megadict_bin, place, huge, USAGE, "a rank needs ", " are free for it: ", "mesh 1x")
     refused(megadict_bin, place, huge, USAGE, "a rank needs ", ranks=2)
+
+
+@pytest.fixture(scope="module")
+def trained(megadict_bin, acts):
+    """A run beside the data."""
+    args = ["train", "--data.path", "acts", "--run.dir", "trained", "--data.batch_size", "128", "--model.k", "4"]
+    done = call(megadict_bin, args, acts.parent)
+    assert done.returncode == 0, done.stderr
+    return acts.parent / "trained"
+
+
+OUTPUTS = [
+    ["eval", "--run.dir", "trained", "--data.path", "acts", "--json"],
+    ["eval", "--run.dir", "trained", "--data.path", "acts", "--latents"],
+    ["encode", "--run.dir", "trained", "--data.path", "acts", "--out"],
+    ["compare", "trained", "trained", "--json"],
+    ["plan", "--data.path", "acts", "--json"],
+    ["bench", "kernels", "--json"],
+]
+FOLDERS = [
+    ["export", "--run.dir", "trained", "--format", "saelens", "--out"],
+    ["import", "--from", "exported", "--out"],
+    ["data", "synth", "--rows", "10", "--out"],
+    ["data", "import", "--from", "acts", "--out"],
+    ["data", "shuffle", "--from", "acts", "--out"],
+    ["train", "--data.path", "acts", "--run.dir"],
+    ["sweep", "--data.path", "acts", "--set", "model.k=2,4", "--sweep.dir"],
+    ["sweep", "--evaluate", "trained", "--data.path", "acts", "--sweep.dir"],
+]
+
+
+@pytest.fixture
+def outputs(megadict_bin, place, trained):
+    (place / "trained").symlink_to(trained)
+    args = ["export", "--run.dir", "trained", "--format", "saelens", "--out", "exported"]
+    assert call(megadict_bin, args, place).returncode == 0
+    (place / "file").write_text("in the way")
+    (place / "folder").mkdir()
+    return place
+
+
+@pytest.mark.parametrize("args", OUTPUTS, ids=named)
+def test_files_that_cannot_be_written(megadict_bin, outputs, args):
+    for path, why in (("nix/x", "there is no folder 'nix'"), ("file/x", "'file' is no folder"),
+                      ("folder", "it is a folder")):  # fmt: skip
+        refused(megadict_bin, outputs, [*args, path], USAGE, f"cannot write '{path}': {why}. hint: ")
+
+
+@pytest.mark.parametrize("args", FOLDERS, ids=named)
+def test_folders_that_cannot_be_made(megadict_bin, outputs, args):
+    refused(megadict_bin, outputs, [*args, "file/x"], USAGE, "cannot write 'file/x': 'file' is no folder. hint: ")
+    refused(megadict_bin, outputs, [*args, "file"], USAGE, "'file'")
+
+
+@pytest.mark.parametrize("args", [OUTPUTS[0], OUTPUTS[2], FOLDERS[5], FOLDERS[6], FOLDERS[7]], ids=named)
+def test_two_ranks_refuse_outputs_once(megadict_bin, outputs, args):
+    refused(megadict_bin, outputs, [*args, "file/x"], USAGE, "cannot write 'file/x': 'file' is no folder", ranks=2)
+
+
+def test_paths_stay_whole(megadict_bin, place):
+    path = "/".join(["a_folder_with_a_long_name"] * 12)
+    refused(megadict_bin, place, ["eval", "--run.dir", path, "--data.path", "acts"], USAGE, f"'{path}'")
+    refused(megadict_bin, place, ["train", "--config", path], USAGE, f"'{path}'")
+    refused(megadict_bin, place, ["sweep", "--collect", "--set", "model.k=2,4", "--sweep.dir", path], USAGE,
+            f"'{path}'")
+
+
+def test_dictionary_of_unknown_rows_says_what_loaders_will_miss(megadict_bin, outputs):
+    args = ["export", "--run.dir", "trained", "--format", "dictionary_learning", "--out", "dl"]
+    done = call(megadict_bin, args, outputs)
+    assert done.returncode == 0
+    assert "'lm_name' or 'layer' in 'dl/config.json'" in done.stderr and "--model NAME --layer N" in done.stderr
+
+
+def test_what_is_read_is_not_replaced(megadict_bin, outputs):
+    judge = ["eval", "--run.dir", "trained", "--data.path", "acts"]
+    shard = next((outputs / "acts").glob("*.h5")).relative_to(outputs)
+    held_out = next((outputs / "acts" / "eval").glob("*.h5")).relative_to(outputs)
+    encode = ["encode", "--run.dir", "trained", "--data.path", "acts", "--out"]
+    refused(megadict_bin, outputs, [*judge, "--latents", str(held_out)], USAGE, "it is a shard of the data")
+    refused(megadict_bin, outputs, [*encode, str(shard)], USAGE, "it is a shard of the data")
+    for path in ("trained/config.json", "trained/final/state.json", "exported/cfg.json",
+                 "exported/sae_weights.safetensors"):  # fmt: skip
+        refused(megadict_bin, outputs, [*judge, "--json", path], USAGE, "it is a file of a run or a dictionary")
+    refused(megadict_bin, outputs, [*judge, "--json", "x", "--latents", "x"], USAGE, "'x' is to be written twice")

@@ -6,7 +6,7 @@ import math
 import h5py
 import numpy as np
 import pytest
-from test_cli_refusals import BAD_DATA, ERROR, USAGE, refused
+from test_cli_refusals import BAD_DATA, USAGE, refused
 from training import run, synth, train_words
 
 ROWS = 400
@@ -151,12 +151,12 @@ REFUSED = [
      "has no column 'document'", "--eval.resample_block 512"),
     (["eval", "--run.dir", "a", "--data.path", "docs", "--eval.resamples", "9", "--eval.tokens", "8"], BAD_DATA,
      "all rows are of 1 document"),
-    (["eval", "--run.dir", "a", "--data.path", "docs", "--latents", "no/l.h5"], ERROR, "there is no folder 'no'"),
-    (["eval", "--run.dir", "a", "--data.path", "docs", "--json", "docs"], ERROR, "cannot write 'docs': it is a folder"),
+    (["eval", "--run.dir", "a", "--data.path", "docs", "--latents", "no/l.h5"], USAGE, "there is no folder 'no'"),
+    (["eval", "--run.dir", "a", "--data.path", "docs", "--json", "docs"], USAGE, "cannot write 'docs': it is a folder"),
     (["encode", "--data.path", "docs", "--out", "c.h5"], USAGE, "either --run.dir or --dictionary"),
     (["encode", "--run.dir", "a", "--dictionary", "a", "--data.path", "docs", "--out", "c.h5"], USAGE, "either"),
     (["encode", "--run.dir", "a", "--data.path", "narrow", "--out", "c.h5"], BAD_DATA, "have 8"),
-    (["encode", "--run.dir", "a", "--data.path", "docs", "--out", "no/c.h5"], ERROR, "there is no folder 'no'"),
+    (["encode", "--run.dir", "a", "--data.path", "docs", "--out", "no/c.h5"], USAGE, "there is no folder 'no'"),
     (["compare", "a"], USAGE, "B"),
     (["compare", "a", "nowhere"], USAGE, "nowhere"),
     (["compare", "a", "narrow"], BAD_DATA, "has width 24, that in 'narrow' has 8"),

@@ -52,9 +52,12 @@ def test_what_is_refused(repo_root, runs, tmp_path):
     (tmp_path / "torn" / "eval.json").write_text('{"fvu": ')
     (tmp_path / "null").mkdir()
     (tmp_path / "null" / "eval.json").write_text('{"fvu": null, "l0": 3, "rows": 5}')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "eval.json").write_text("[" * 100000)
     for words, code, part in (([tmp_path / "none"], 2, "no folder"), ([tmp_path / "empty"], 3, "no evaluation"),
                               ([tmp_path / "torn"], 3, "cannot read"), ([tmp_path / "null"], 3, "is no number"),
-                              ([runs, "--out", tmp_path / "no" / "x"], 1, "cannot write"),
+                              ([runs, "--out", tmp_path / "no" / "x"], 2, "cannot write"), ([runs, "--out", ""], 2, "names no file"),
+                              ([tmp_path / "deep"], 3, "cannot read"),
                               ([runs, "--uot", "x"], 2, "did you mean --out?"), ([], 2, "FOLDER")):
         done = frontier(repo_root, *words)
         assert done.returncode == code, done.stderr

@@ -306,5 +306,6 @@ def test_refusals(run, model_folder, tmp_path, capfd):
     refused(3, "no shard", good, "nowhere")
     refused(3, "off the rows of", good, "other")
     refused(2, "give --text", good, "gaps")
+    refused(2, "there is no folder", good, "out", "--json", tmp_path / "no" / "out.json")
     refused(2, "is not the text of the harvest", good, "gaps", "--text", tmp_path / "good/cfg.json")
     refused(2, "--tokens", good, "out", "--tokens", 0)

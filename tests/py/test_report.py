@@ -182,7 +182,13 @@ def test_refusals(tmp_path, capfd):
 
     good, out = write_run(tmp_path / "good"), tmp_path / "r.html"
     refused(3, "cannot read", tmp_path / "none", "--out", out)
-    refused(1, "there is no folder", good, "--out", tmp_path / "no" / "r.html")
+    refused(2, "there is no folder", good, "--out", tmp_path / "no" / "r.html")
+    refused(2, "it is a folder", good, "--out", tmp_path)
+    deep = write_run(tmp_path / "deep")
+    (deep / "config.json").write_text("[" * 100000)
+    refused(3, "deep/config.json'", deep, "--out", out)
+    (deep / "metrics.jsonl").write_text("null\n")
+    refused(3, "no object with an integer 'step'", deep, "--out", out)
     refused(2, "names 2 files for 1 runs", good, "--out", out, "--latents", "a", "b")
     refused(3, "cannot read", good, "--out", out, "--latents", tmp_path / "none.h5")
     refused(2, "was not written by", good, "--out", out, "--loss", good / "eval.json")

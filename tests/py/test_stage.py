@@ -64,7 +64,7 @@ def test_the_folder_of_the_shards_is_refused(megadict_bin, data, tmp_path):
 def test_a_folder_that_cannot_be_made_is_refused(megadict_bin, data, tmp_path):
     (tmp_path / "file").write_text("x")
     words = train_words(data, tmp_path / "run", data__stage_dir=tmp_path / "file" / "disk", **FEW)
-    refused(megadict_bin, words, 1, "cannot write", "file/disk")
+    refused(megadict_bin, words, 2, "cannot write", "file' is no folder")
     assert not (tmp_path / "run").exists()
 
 

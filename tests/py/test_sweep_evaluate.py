@@ -3,11 +3,15 @@
 import csv
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from training import run, synth, train_words
+from training import run, start, synth, train_words
 
 SAVING = {"checkpoint__every_steps": 20, "checkpoint__every_minutes": 0}
 
@@ -200,3 +204,27 @@ def test_refusals_write_nothing(megadict_bin, places, tmp_path, names, more, cod
     assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
     assert done.stderr.count("megadict:") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("sent, code", [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_judged(megadict_bin, places, alone, tmp_path, sent, code, ranks):
+    out = tmp_path / "sweep"
+    words = evaluate_words(places, out, ["a", "b", "c", "exported"], together=1, data__batch_size=1)
+    job = start(megadict_bin, words, ranks)
+    while job.poll() is None and not list(out.glob("points/*/point.json")):
+        time.sleep(0.005)
+    if sent == signal.SIGTERM and ranks > 1:  # the launcher would end by itself: to one rank
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(children[-1]), sent)
+    else:
+        job.send_signal(sent)
+    text, errors = job.communicate(timeout=120)
+    assert job.returncode == code, errors
+    done = len(list(out.glob("points/*/point.json")))
+    assert 1 <= done < 5
+    assert f"stopped by a signal after {done} of 5 passes" in errors
+    assert sum(row["status"] == "done" for row in rows_of(out)) == done
+    again = run(megadict_bin, words, ranks)
+    assert again.returncode == 0 and f"5 dictionaries, {5 - done} of them to judge" in again.stdout
+    assert [row["status"] for row in rows_of(out)] == ["done"] * 5

@@ -117,7 +117,8 @@ def test_refusals(tmp_path, capfd):
     refused(3, "has no metrics.jsonl", tmp_path, "--out", out)
     refused(2, "--out", run)
     (tmp_path / "file").write_text("")
-    refused(1, "cannot write into", run, "--out", tmp_path / "file")
+    refused(2, "cannot write into", run, "--out", tmp_path / "file")
+    assert not out.exists()
     assert convert(run, "--out", out) == 0
     (out / "a" / to_tensorboard.STATE_FILE).write_text("{")
     refused(3, "is damaged", run, "--out", out)

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import signal
 import sys
+from pathlib import Path
 
 ERROR, USAGE, BAD_DATA = 1, 2, 3
 
@@ -17,6 +18,14 @@ class ToolError(Exception):
     def __init__(self, code: int, message: str, hint: str = ""):
         super().__init__(message + (f". hint: {hint}" if hint else ""))
         self.code = code
+
+
+def refuse_output_file(path: Path) -> None:
+    """Before any work: where the folder of `path` is missing, or `path` is one."""
+    why = ("it is a folder" if path.is_dir() else "" if path.parent.is_dir() else
+           f"'{path.parent}' is no folder" if path.parent.exists() else f"there is no folder '{path.parent}'")
+    if why:
+        raise ToolError(USAGE, f"cannot write '{path}': {why}", "name a file in a folder that is there")
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ from .errors import BAD_DATA, ToolError, one_line
 def read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ToolError(BAD_DATA, f"cannot read '{path}': {one_line(error)}") from error
     if not isinstance(found, dict):
         raise ToolError(BAD_DATA, f"'{path}' holds no JSON object")
@@ -38,9 +38,9 @@ def lines_with_ends(path: Path, offset: int = 0):
                 return
             try:
                 line = json.loads(text)
-                if not isinstance(line.get("step"), int):
+                if not isinstance(line, dict) or not isinstance(line.get("step"), int):
                     raise ValueError("no object with an integer 'step'")
-            except (ValueError, AttributeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise ToolError(BAD_DATA, f"'{path}' near byte {offset - len(text)}: "
                                 f"{one_line(error)}") from error
             yield line, offset
