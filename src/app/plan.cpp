@@ -22,11 +22,11 @@ namespace megadict {
 
 namespace {
 
-constexpr int64_t kFloat = 4, kDouble = 8;        // bytes; every payload but x is fp32
-constexpr int64_t kCounter = 8;                   // int64 per latent
-constexpr int64_t kProgram = int64_t{224} << 20;  // one rank, however small its dictionary
-constexpr int64_t kScalars = 16;                  // words that ride with b_dec's gradient
-constexpr int64_t kBlockSums = 256;               // partial sums of b_dec in the one pass
+constexpr int64_t kFloat = 4, kInt32 = 4, kDouble = 8;  // bytes; every payload but x is fp32
+constexpr int64_t kCounter = 8;                         // int64 per latent
+constexpr int64_t kProgram = int64_t{224} << 20;        // one rank, however small its dictionary
+constexpr int64_t kScalars = 16;                        // words that ride with b_dec's gradient
+constexpr int64_t kBlockSums = 256;                     // partial sums of b_dec in the one pass
 // A row of a resampling: its id, loss, square, weight and the end of its interval.
 constexpr int64_t kRowLoss = 5 * kDouble;
 // A listed latent of batchtopk: value and index as listed and as an entry, row and sort key, a
@@ -358,7 +358,7 @@ std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int
   const auto over_world = [&](int64_t bytes) { return all_reduced(bytes, ranks); };
   const int64_t blocks = ceil_div(in.resample_rows, in.micro);
   out.push_back({"4", "largest code", "world", blocks * over_world(2 * kDouble)});
-  out.push_back({"-", "stop while resampling", "world", blocks * over_world(kDouble)});
+  out.push_back({"-", "stop request", "world", blocks * over_world(kInt32)});
   out.push_back({"-", "row weights", "world", over_world(kDouble * in.resample_rows)});
   out.push_back({"-", "who is dead", "feature",
                  (feature_size - 1) * largest_shard(in.latents, feature_size)});

@@ -140,10 +140,8 @@ TakenPoint take_next(Sweep& sweep) {
 // The same on all ranks of the group; none after a signal to any of them.
 TakenPoint next_point(Sweep& sweep) {
   Communicator& world = sweep.group.world();
-  auto stop = static_cast<int32_t>(stop_requested());
-  world.all_reduce(view_of(&stop, 1), ReduceOp::max, "stop request");
   TakenPoint taken;
-  if (stop != 0) return taken;
+  if (agreed_stop(world) != StopRequest::none) return taken;
   agree(world, [&] {
     if (sweep.leads()) taken = take_next(sweep);
   });
@@ -230,7 +228,7 @@ ExitCode run_point(Sweep& sweep, TakenPoint& taken) {
 
 // 75 and 143 after a signal to this rank; 1 where the table cannot tell of a failure.
 ExitCode code_of_end(const Sweep& sweep) {
-  const ExitCode code = code_of_stop();
+  const ExitCode code = code_of(stop_requested());
   return code == ExitCode::done && sweep.unrecorded ? ExitCode::error : code;
 }
 
@@ -302,18 +300,6 @@ ExitCode conclude(const SweepConfig& config, const std::vector<SweepPoint>& poin
 }
 
 }  // namespace
-
-ExitCode code_of_stop() {
-  switch (stop_requested()) {
-    case StopRequest::none:
-      return ExitCode::done;
-    case StopRequest::requeue:
-      return ExitCode::requeue;
-    case StopRequest::terminate:
-      return ExitCode::terminated;
-  }
-  return ExitCode::done;
-}
 
 int groups_for(int ranks, const std::vector<SweepPoint>& points) {
   const int most = static_cast<int>(points.size());

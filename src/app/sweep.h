@@ -27,9 +27,6 @@ struct SweepConfig {
 ExitCode run_sweep(Launch& launch, const SweepConfig& config, const std::vector<SweepPoint>& points,
                    const Args& args);
 
-// 75 and 143 after a signal to this rank, else 0.
-ExitCode code_of_stop();
-
 // As many groups as points can use: the largest number that cuts `ranks` into equal meshes of
 // every point's `mesh.data` x `mesh.feature` (0 = any; then not above the number of points).
 int groups_for(int ranks, const std::vector<SweepPoint>& points);

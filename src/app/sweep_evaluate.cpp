@@ -15,7 +15,6 @@
 #include "app/memory_check.h"
 #include "app/options.h"
 #include "app/plan.h"
-#include "app/sweep.h"
 #include "app/sweep_table.h"
 #include "app/together.h"
 #include "app/truth.h"
@@ -395,15 +394,14 @@ ExitCode judge_groups(const Evaluation& eval, const std::vector<std::vector<size
   size_t done = 0;
   while (done < groups.size() && judge_group(eval, groups[done])) ++done;
   if (done == groups.size()) return ExitCode::done;
-  auto code = static_cast<int32_t>(code_of_stop());
-  eval.launch.world().all_reduce(view_of(&code, 1), ReduceOp::max, "stopped ranks");
+  const StopRequest stop = agreed_stop(eval.launch.world());
   ignore_stop_signals();
   note(
       fmt::format("note: stopped by a signal after {} of {} passes; started again, it goes on with "
                   "those that are open{}",
                   done, groups.size(),
                   eval.own.together == 1 ? "" : ". hint: --together 1 keeps each as it is judged"));
-  return static_cast<ExitCode>(code);
+  return code_of(stop);
 }
 
 // A training sweep's folder has its own table.

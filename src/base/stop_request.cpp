@@ -32,6 +32,18 @@ StopRequest stop_requested() {
   return static_cast<StopRequest>(requested);
 }
 
+ExitCode code_of(StopRequest request) {
+  switch (request) {
+    case StopRequest::none:
+      return ExitCode::done;
+    case StopRequest::requeue:
+      return ExitCode::requeue;
+    case StopRequest::terminate:
+      return ExitCode::terminated;
+  }
+  return ExitCode::error;
+}
+
 void ignore_stop_signals() {
   set_handler(SIG_IGN);
 }

@@ -46,4 +46,10 @@ void agree(Communicator& world, const std::function<void()>& work) {
   fail_agreed(static_cast<ExitCode>(code), what, hint);
 }
 
+StopRequest agreed_stop(Communicator& world) {
+  auto request = static_cast<int32_t>(stop_requested());
+  world.all_reduce(view_of(&request, 1), ReduceOp::max, "stop request");
+  return static_cast<StopRequest>(request);
+}
+
 }  // namespace megadict

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "base/stop_request.h"
 #include "comm/communicator.h"
 
 namespace megadict {
@@ -12,5 +13,8 @@ namespace megadict {
 // (of several the lowest rank's) is thrown on all of them, agreed; its text names the rank.
 // Collective.
 void agree(Communicator& world, const std::function<void()>& work);
+
+// The strongest request that has reached any rank, so that all leave together. Collective.
+StopRequest agreed_stop(Communicator& world);
 
 }  // namespace megadict

@@ -102,13 +102,6 @@ void add_batch(Pass& pass, int64_t first_row, const MicroBatch& micro, const at:
     pass.fired_l += at::bincount(codes.latent.to(at::kLong), {}, dictionary.latents.size());
 }
 
-// A signal to any rank. Collective over world.
-bool is_stopped(const Mesh& mesh) {
-  auto stop = static_cast<int32_t>(stop_requested());
-  mesh.world->all_reduce(view_of(&stop, 1), ReduceOp::max, "stop request");
-  return stop != 0;
-}
-
 MetricReport report_of(Pass& pass) {
   const at::Tensor fired = pass.fired_l.to(at::kCPU).contiguous();
   pass.sums.add_fired({fired.const_data_ptr<int64_t>(), static_cast<size_t>(fired.numel())});
@@ -168,7 +161,7 @@ std::vector<MetricReport> evaluate_all(const Mesh& mesh, std::span<const Judged>
   for (int64_t peer = 0; peer < total; peer += args.peer_batch_rows) {
     const int64_t end = std::min(total, peer + args.peer_batch_rows);
     for (int64_t begin = peer; begin < end; begin += args.batch_rows) {
-      if (args.heeds_stop && is_stopped(mesh)) return {};
+      if (args.heeds_stop && agreed_stop(*mesh.world) != StopRequest::none) return {};
       ids.resize(static_cast<size_t>(std::min(args.batch_rows, end - begin)));
       std::iota(ids.begin(), ids.end(), begin);
       const MicroBatch micro = read_owned(mesh, data, ids);

@@ -107,7 +107,7 @@ ExitCode stop(Run& run, StopRequest request) {
   ignore_stop_signals();
   say(fmt::format("stopped at step {} of {} after {}", run.state.step, run.job.step.total_steps,
                   request == StopRequest::terminate ? "TERM or INT" : "USR1"));
-  return request == StopRequest::terminate ? ExitCode::terminated : ExitCode::requeue;
+  return code_of(request);
 }
 
 // After so many steps, before the next: a checkpoint of this step has the latents as they were.

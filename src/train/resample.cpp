@@ -127,13 +127,6 @@ double since_resampling(const DeadConfig& dead, const TrainState& state) {
 
 namespace {
 
-// Collective over the mesh, so that all ranks leave together.
-StopRequest agreed_stop(const Mesh& mesh) {
-  auto request = static_cast<int64_t>(stop_requested());
-  mesh.world->all_reduce(view_of(&request, 1), ReduceOp::max, "stop while resampling");
-  return static_cast<StopRequest>(request);
-}
-
 // |x - x_hat|^2 of the rows this rank owns, fp64 [rows]; the others' stay 0.
 StopRequest measure_losses(const Mesh& mesh, const ResampleArgs& args, const TrainState& state,
                            at::Tensor& loss_r) {
@@ -141,7 +134,7 @@ StopRequest measure_losses(const Mesh& mesh, const ResampleArgs& args, const Tra
   dictionary.threshold = args.threshold;
   const auto rows = static_cast<int64_t>(args.rows.size());
   for (int64_t begin = 0; begin < rows; begin += args.block_rows) {
-    const StopRequest stop = agreed_stop(mesh);
+    const StopRequest stop = agreed_stop(*mesh.world);
     if (stop != StopRequest::none) return stop;
     const auto block = args.rows.subspan(
         static_cast<size_t>(begin), static_cast<size_t>(std::min(args.block_rows, rows - begin)));
