@@ -16,6 +16,7 @@
 #include "io/file.h"
 #include "io/json_file.h"
 #include "io/json_lines.h"
+#include "train/checkpoint.h"
 
 namespace megadict {
 
@@ -355,6 +356,7 @@ void check_sort(const std::string& sort, const std::vector<SweepPoint>& points) 
 CollectedTable collect_table(const std::string& sweep, const std::vector<SweepPoint>& points,
                              const std::string& sort) {
   const FolderLock lock = lock_of_table(sweep);
+  remove_unfinished(sweep);
   std::vector<Row> rows;
   CollectedTable table;
   for (const SweepPoint& point : points) {

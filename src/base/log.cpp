@@ -22,6 +22,8 @@ struct Identity {
   int output_error = 0;  // errno of the first line that stdout did not take
   bool has_log_file = false;
   FILE* log_file = nullptr;  // nullptr: what would go there is dropped
+  std::string log_path;
+  int log_error = 0;  // as output_error, of the log file: warned of at its end
 };
 
 Identity& identity() {
@@ -39,7 +41,9 @@ void emit(FILE* stream, std::string text) {
   text += '\n';
   const bool whole = std::fwrite(text.data(), 1, text.size(), stream) == text.size();
   const bool flushed = std::fflush(stream) == 0;
-  if (stream == stdout && !(whole && flushed) && me.output_error == 0) me.output_error = errno;
+  if (whole && flushed) return;
+  if (stream == stdout && me.output_error == 0) me.output_error = errno;
+  if (stream == me.log_file && me.log_error == 0) me.log_error = errno;
 }
 
 // Where rank 0 says something, or who has a file of its own.
@@ -118,11 +122,16 @@ LogFile::LogFile(const std::string& path) {
       fail(ExitCode::error, fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
   }
   me.has_log_file = true;
+  me.log_path = path;
 }
 
 LogFile::~LogFile() {
   Identity& me = identity();
-  if (me.log_file != nullptr) std::fclose(me.log_file);
+  if (me.log_file != nullptr && std::fclose(me.log_file) != 0 && me.log_error == 0)
+    me.log_error = errno;
+  if (me.log_error != 0)
+    warn(fmt::format("'{}' lacks lines: {}", me.log_path, std::strerror(me.log_error)));
+  me.log_error = 0;
   me.log_file = nullptr;
   me.has_log_file = false;
 }

@@ -317,8 +317,8 @@ bool is_unfinished(const std::string& name) {
   const bool numbered =
       rest[0] == '-' && rest.find_first_not_of("0123456789abcdef", 1) == std::string::npos;
   constexpr std::string_view kFiles[] = {
-      "latest",    "metrics.jsonl", "config.json",       "env.json",
-      "ranks.txt", "eval.json",     "communication.json"};
+      "latest",    "metrics.jsonl",      "config.json", "env.json",  "ranks.txt",
+      "eval.json", "communication.json", "point.json",  "sweep.csv", "sweep.json"};
   return numbered && std::find(std::begin(kFiles), std::end(kFiles), whole) != std::end(kFiles);
 }
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+import h5py
 import pytest
 from training import ranks_of, run, same_bits, start, synth
 
@@ -356,3 +357,75 @@ def test_the_grids_that_come_along(megadict_bin, repo_root):
         listed = run(megadict_bin, ["sweep", "--grid", path, "--list"])
         assert listed.returncode == 0, listed.stderr
         assert len(listed.stdout.splitlines()) == COUNTS[path.name]
+
+
+def test_a_chunk_that_cannot_be_read_fails_its_points_alone(megadict_bin, data, tmp_path):
+    """One rank of a group meets it, on the way or while it resamples; the other group goes on."""
+    bad = tmp_path / "bad"
+    shutil.copytree(data, bad)
+    shard = min(bad.glob("*.h5"))
+    with h5py.File(shard) as file:
+        rows = file["activations"]
+        place = rows.id.get_chunk_info(rows.id.get_num_chunks() - 1).byte_offset
+    with shard.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 0xFF]))
+    out = tmp_path / "sweep"
+    given = sweep_words(data, out, [f"data.path={data},{bad}", "model.k=2,4"], mesh__sweep=2, mesh__data=2,
+                        dead__resample_steps=2, dead__resample_rows=2000)
+    done = run(megadict_bin, given, ranks=4)
+    assert done.returncode == 1, done.stderr
+    for row in table(out):
+        if row["settings"]["data.path"] == str(data):
+            assert (row["status"], row["code"]) == ("done", 0)
+        else:
+            assert (row["status"], row["code"]) == ("failed", 3)
+            assert "does not match its checksum" in row["error"]
+
+
+def test_collect_refuses_what_is_no_table_of_this_grid(megadict_bin, data, tmp_path):
+    out = tmp_path / "sweep"
+    given = sweep_words(data, out, ["model.k=2,4"])
+    none = run(megadict_bin, [*given, "--collect"])
+    assert none.returncode == 2 and "holds no sweep" in none.stderr
+    assert run(megadict_bin, given, ranks=2).returncode == 0
+    kept = (out / "sweep.csv").read_bytes()
+    other = run(megadict_bin, [*sweep_words(data, out, ["model.k=3,5"]), "--collect"])
+    assert other.returncode == 2 and "holds none of the grid's 2 points" in other.stderr
+    changed = run(megadict_bin, [*sweep_words(data, out, ["model.k=2,4"], optim__lr="1e-3"), "--collect"])
+    assert changed.returncode == 2 and "the sweep now says" in changed.stderr
+    assert (out / "sweep.csv").read_bytes() == kept
+    for line in (none.stderr, other.stderr, changed.stderr):
+        assert line.count("\n") == 1
+
+
+def test_a_point_that_train_works_on_is_busy(megadict_bin, data, long_runs, tmp_path):
+    """A run of the point's own folder by `train`, not by another sweep."""
+    out = tmp_path / "sweep"
+    point = out / "points" / "model.k=2"
+    long = fields(data, **LONG)
+    long["model.k"] = 2
+    train = start(megadict_bin, ["train", "--run.dir", point, *words(long)])
+    wait_until(lambda: (point / "checkpoints").exists(), train)
+    given = sweep_words(data, out, ["model.k=2,4"], **LONG)
+    alone = run(megadict_bin, [*given, "--sweep.point", 0])
+    assert alone.returncode == 2 and "point 0 is busy" in alone.stderr
+    train.send_signal(signal.SIGUSR1)
+    train.communicate(timeout=60)
+    assert train.returncode == 75
+    done = run(megadict_bin, given, ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in (point / "log.txt").read_text()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_lines_that_a_points_log_did_not_take_are_told(megadict_bin, data, tmp_path):
+    out = tmp_path / "sweep"
+    point = out / "points" / "model.k=2"
+    point.mkdir(parents=True)
+    (point / "log.txt").symlink_to("/dev/full")
+    done = run(megadict_bin, sweep_words(data, out, ["model.k=2,4"]))
+    assert done.returncode == 0, done.stderr
+    assert "log.txt' lacks lines: No space left on device" in done.stderr
