@@ -115,4 +115,4 @@ def test_plan_says_its_numbers_as_json(megadict_bin, tmp_path):
     for number in (plan["received_bytes"], plan["memory_bytes"]["peak"], plan["parameters"]):
         assert f" {number} " in done.stdout or f" {number} parameters" in done.stdout
     bad = run(megadict_bin, [*args, "--json", tmp_path / "nowhere" / "plan.json"])
-    assert bad.returncode == 1 and "there is no folder" in bad.stderr and bad.stdout == ""
+    assert bad.returncode == 2 and "there is no folder" in bad.stderr and bad.stdout == ""
