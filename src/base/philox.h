@@ -23,6 +23,7 @@ enum class Purpose : uint32_t {
   auxk_stratum = 11,
   random_baseline = 20,
   bootstrap = 30,
+  lab_init = 40,
   test = 99,
 };
 
