@@ -9,7 +9,7 @@
 namespace megadict {
 namespace {
 
-Tiles<double> samples_of(const Parameter<double>& dictionary, int64_t samples) {
+Tiles<double> samples_of(const Learnt<double>& dictionary, int64_t samples) {
   Tiles<double> codes(samples, dictionary.cols), x(samples, dictionary.rows);
   const Rng rng{5, Purpose::test, 0};
   for (int64_t i = 0; i < samples; ++i)
@@ -19,8 +19,8 @@ Tiles<double> samples_of(const Parameter<double>& dictionary, int64_t samples) {
   return x;
 }
 
-Parameter<double> unit_dictionary(int64_t width, int64_t latents) {
-  Parameter<double> d("D", width, latents);
+Learnt<double> unit_dictionary(int64_t width, int64_t latents) {
+  Learnt<double> d("D", width, latents);
   draw_normal(d, 9, 0);
   make_columns_unit(d);
   return d;
@@ -37,7 +37,7 @@ TEST(GradientCodes, ExponentialIsThatOfTheLibrary) {
 }
 
 TEST(GradientCodes, FirstStepGoesDownTheGradientOfTheLog) {
-  const Parameter<double> d = unit_dictionary(4, 6);
+  const Learnt<double> d = unit_dictionary(4, 6);
   const Tiles<double> x = samples_of(d, 16);
   const CodeSettings settings{.width = 4, .latents = 6, .lambda = 0.2, .first_log = -0.5};
   const auto loss_at = [&](double log) {
@@ -54,7 +54,7 @@ TEST(GradientCodes, FirstStepGoesDownTheGradientOfTheLog) {
 }
 
 TEST(GradientCodes, WarmStartHasTheCodesItIsGiven) {
-  const Parameter<double> d = unit_dictionary(4, 6);
+  const Learnt<double> d = unit_dictionary(4, 6);
   Tiles<double> z(16, 6);
   z.at(3, 2) = 1.5;
   GradientCodes<double> codes({.width = 4, .latents = 6}, 16, d, {});
@@ -64,7 +64,7 @@ TEST(GradientCodes, WarmStartHasTheCodesItIsGiven) {
 }
 
 TEST(GradientCodes, AGivenDictionaryStaysAndItsOwnStaysUnit) {
-  const Parameter<double> d = unit_dictionary(4, 6);
+  const Learnt<double> d = unit_dictionary(4, 6);
   const Tiles<double> x = samples_of(d, 32);
   GradientCodes<double> of_given({.width = 4, .latents = 6}, 32, d, {});
   GradientCodes<double> with_own({.width = 4, .latents = 6, .output_bias = true, .seed = 1}, 32);

@@ -61,7 +61,7 @@ std::vector<Case> cases() {
 void shake(SmallSae<double>& sae) {
   const Rng rng{11, Purpose::test, 1};
   uint64_t id = 0;
-  for (Parameter<double>* p : sae.parameters())
+  for (Learnt<double>* p : sae.parameters())
     for (double& value : p->value)
       value = p->name == "t" ? std::log(0.3) : value + 0.2 * rng.normals(id++)[0];
 }
@@ -76,10 +76,10 @@ TEST_P(SmallSaeGradients, AreThoseOfCentralDifferences) {
   const SaeLoss loss = sae.gradients(x, pass);
   EXPECT_GT(loss.penalty, GetParam().name == "topk" ? -1 : 0);
   std::vector<std::vector<double>> gradients;
-  for (const Parameter<double>* p : sae.parameters()) gradients.push_back(p->gradient);
+  for (const Learnt<double>* p : sae.parameters()) gradients.push_back(p->gradient);
   constexpr double kStep = 1e-6;
   for (size_t which = 0; which < gradients.size(); ++which) {
-    Parameter<double>& p = *sae.parameters()[which];
+    Learnt<double>& p = *sae.parameters()[which];
     if (std::count(GetParam().surrogate.begin(), GetParam().surrogate.end(), p.name) > 0) continue;
     double largest = 0;
     for (const double g : gradients[which]) largest = std::max(largest, std::abs(g));
@@ -111,7 +111,7 @@ struct OneCode {
     pass.pre.at(0, 0) = pre;
     pass.d_codes.at(0, 0) = upstream;
     pass.d_pre.at(0, 0) = 0;
-    for (Parameter<double>& p : learnt) p.gradient[0] = 0;
+    for (Learnt<double>& p : learnt) p.gradient[0] = 0;
     rule.encode(args());
     if (rule.penalty != nullptr && rule.name == "jumprelu") penalty = rule.penalty(args());
     rule.backward(args());
@@ -120,9 +120,9 @@ struct OneCode {
 
   SaeSettings settings;
   const CodeRule<double>& rule;
-  std::vector<Parameter<double>> learnt;
+  std::vector<Learnt<double>> learnt;
   Tiles<double> x{kLane, 1};
-  Parameter<double> decoder{"W_dec", 1, 1}, absent;
+  Learnt<double> decoder{"W_dec", 1, 1}, absent;
   SaePass<double> pass;
   double penalty = 0;
 };
@@ -187,9 +187,9 @@ TEST(Gated, ThirdTermLeavesTheDecoderAlone) {
   shake(sae);
   SaePass<double> pass;
   sae.gradients(x, pass);
-  for (Parameter<double>* p : sae.parameters()) {
+  for (Learnt<double>* p : sae.parameters()) {
     if (p->name == "W_dec") {
-      Parameter<double> expected("", p->rows, p->cols);
+      Learnt<double> expected("", p->rows, p->cols);
       add_outer(pass.d_x_hat, pass.codes, expected.gradient_view());
       EXPECT_EQ(p->gradient, expected.gradient);
     }

@@ -96,7 +96,7 @@ bool is_near(T u, T theta) {
 }
 
 template <class T>
-std::vector<T> exponentials(const Parameter<T>& logs) {
+std::vector<T> exponentials(const Learnt<T>& logs) {
   std::vector<T> values(logs.value.size());
   std::transform(logs.value.begin(), logs.value.end(), values.begin(),
                  [](T log) { return std::exp(log); });

@@ -14,10 +14,10 @@ namespace megadict {
 template <class T>
 struct CodeArgs {
   const SaeSettings& settings;
-  std::vector<Parameter<T>>& learnt;  // of the rule
-  const Tiles<T>& x;                  // the samples
-  WeightView<const T> decoder;        // [width, latents]
-  const Parameter<T>& b_dec;          // may be absent
+  std::vector<Learnt<T>>& learnt;  // of the rule
+  const Tiles<T>& x;               // the samples
+  WeightView<const T> decoder;     // [width, latents]
+  const Learnt<T>& b_dec;          // may be absent
   SaePass<T>& pass;
 };
 

@@ -32,16 +32,16 @@ void exponentiate(std::span<const double> x, std::span<double> y) {
 
 template <class T>
 GradientCodes<T>::GradientCodes(const CodeSettings& s, int64_t samples)
-    : GradientCodes(s, samples, Parameter<T>("D", s.width, s.latents),
-                    s.output_bias ? Parameter<T>("b", s.width, 1) : Parameter<T>()) {
+    : GradientCodes(s, samples, Learnt<T>("D", s.width, s.latents),
+                    s.output_bias ? Learnt<T>("b", s.width, 1) : Learnt<T>()) {
   draw_normal(dictionary_, s.seed, 0);
   if (s.unit_columns) make_columns_unit(dictionary_);
   learns_ = true;
 }
 
 template <class T>
-GradientCodes<T>::GradientCodes(const CodeSettings& s, int64_t samples,
-                                const Parameter<T>& dictionary, const Parameter<T>& bias)
+GradientCodes<T>::GradientCodes(const CodeSettings& s, int64_t samples, const Learnt<T>& dictionary,
+                                const Learnt<T>& bias)
     : settings_(s),
       dictionary_(dictionary),
       bias_(bias),

@@ -24,22 +24,22 @@ class GradientCodes {
   // A dictionary of its own, N(0, 1), trained with the codes.
   GradientCodes(const CodeSettings& settings, int64_t samples);
   // Codes of a given dictionary [width, latents] and output bias (absent = none); both stay.
-  GradientCodes(const CodeSettings& settings, int64_t samples, const Parameter<T>& dictionary,
-                const Parameter<T>& bias);
+  GradientCodes(const CodeSettings& settings, int64_t samples, const Learnt<T>& dictionary,
+                const Learnt<T>& bias);
 
   // A warm start: log(z + 1e-10).
   void start_from(const Tiles<T>& codes);
   // One step on all samples. The loss before it.
   SaeLoss step(const Tiles<T>& x, double rate);
 
-  const Parameter<T>& dictionary() const { return dictionary_; }
-  const Parameter<T>& bias() const { return bias_; }
+  const Learnt<T>& dictionary() const { return dictionary_; }
+  const Learnt<T>& bias() const { return bias_; }
   const Tiles<T>& codes();  // exp(log S)
 
  private:
   CodeSettings settings_;
   bool learns_ = false;
-  Parameter<T> dictionary_, bias_, log_codes_;
+  Learnt<T> dictionary_, bias_, log_codes_;
   Tiles<T> codes_, x_hat_, d_x_hat_, d_codes_;
   Adam<T> of_codes_, of_dictionary_, of_bias_;
 };

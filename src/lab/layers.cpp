@@ -10,7 +10,7 @@
 namespace megadict {
 
 template <class T>
-Parameter<T>::Parameter(std::string of, int64_t r, int64_t c)
+Learnt<T>::Learnt(std::string of, int64_t r, int64_t c)
     : name(std::move(of)),
       rows(r),
       cols(c),
@@ -30,7 +30,7 @@ void Linear<T>::backward(const Tiles<T>& x, const Tiles<T>& dy, Tiles<T>* dx) {
 }
 
 template <class T>
-void draw_uniform(Parameter<T>& parameter, int64_t ins, uint64_t seed, uint64_t stream) {
+void draw_uniform(Learnt<T>& parameter, int64_t ins, uint64_t seed, uint64_t stream) {
   const Rng rng{seed, Purpose::lab_init, stream};
   const double bound = 1 / std::sqrt(static_cast<double>(ins));
   for (size_t i = 0; i < parameter.value.size(); ++i)
@@ -38,14 +38,14 @@ void draw_uniform(Parameter<T>& parameter, int64_t ins, uint64_t seed, uint64_t 
 }
 
 template <class T>
-void draw_normal(Parameter<T>& parameter, uint64_t seed, uint64_t stream) {
+void draw_normal(Learnt<T>& parameter, uint64_t seed, uint64_t stream) {
   const Rng rng{seed, Purpose::lab_init, stream};
   for (size_t i = 0; i < parameter.value.size(); ++i)
     parameter.value[i] = static_cast<T>(rng.normals(i)[0]);
 }
 
 template <class T>
-std::vector<T> make_columns_unit(Parameter<T>& d) {
+std::vector<T> make_columns_unit(Learnt<T>& d) {
   std::vector<T> norms(static_cast<size_t>(d.cols));
   for (int64_t r = 0; r < d.rows; ++r)
     for (int64_t c = 0; c < d.cols; ++c)
@@ -57,7 +57,7 @@ std::vector<T> make_columns_unit(Parameter<T>& d) {
 }
 
 template <class T>
-void project_gradient(Parameter<T>& d) {
+void project_gradient(Learnt<T>& d) {
   std::vector<T> along(static_cast<size_t>(d.cols));
   for (int64_t r = 0; r < d.rows; ++r)
     for (int64_t c = 0; c < d.cols; ++c)
@@ -96,7 +96,7 @@ MEGADICT_CLONES void adam_all(double* w, const double* g, double* m, double* v, 
 }  // namespace
 
 template <class T>
-void Adam<T>::step(Parameter<T>& parameter, const Settings& s) {
+void Adam<T>::step(Learnt<T>& parameter, const Settings& s) {
   const size_t count = parameter.value.size();
   first_.resize(count);
   second_.resize(count);
@@ -109,13 +109,13 @@ void Adam<T>::step(Parameter<T>& parameter, const Settings& s) {
            factors);
 }
 
-#define MEGADICT_LAYERS_OF(T)                                             \
-  template struct Parameter<T>;                                           \
-  template struct Linear<T>;                                              \
-  template void draw_uniform(Parameter<T>&, int64_t, uint64_t, uint64_t); \
-  template void draw_normal(Parameter<T>&, uint64_t, uint64_t);           \
-  template std::vector<T> make_columns_unit(Parameter<T>&);               \
-  template void project_gradient(Parameter<T>&);                          \
+#define MEGADICT_LAYERS_OF(T)                                          \
+  template struct Learnt<T>;                                           \
+  template struct Linear<T>;                                           \
+  template void draw_uniform(Learnt<T>&, int64_t, uint64_t, uint64_t); \
+  template void draw_normal(Learnt<T>&, uint64_t, uint64_t);           \
+  template std::vector<T> make_columns_unit(Learnt<T>&);               \
+  template void project_gradient(Learnt<T>&);                          \
   template class Adam<T>;
 
 MEGADICT_LAYERS_OF(float)

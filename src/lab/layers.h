@@ -11,13 +11,13 @@
 namespace megadict {
 
 template <class T>
-struct Parameter {
+struct Learnt {
   std::string name;
   int64_t rows = 0, cols = 0;  // a vector has one column; 0 rows = absent
   std::vector<T> value, gradient;
 
-  Parameter() = default;
-  Parameter(std::string name, int64_t rows, int64_t cols);
+  Learnt() = default;
+  Learnt(std::string name, int64_t rows, int64_t cols);
   bool present() const { return rows > 0; }
   WeightView<const T> view() const { return {value.data(), rows, cols}; }
   WeightView<T> gradient_view() { return {gradient.data(), rows, cols}; }
@@ -26,7 +26,7 @@ struct Parameter {
 // y = W x (+ b)
 template <class T>
 struct Linear {
-  Parameter<T> weight, bias;
+  Learnt<T> weight, bias;
 
   void forward(const Tiles<T>& x, Tiles<T>& y) const;
   // Adds to the gradients; dx, where asked for, is overwritten.
@@ -36,16 +36,16 @@ struct Linear {
 // Where a layer's numbers come from: U(+-1/sqrt(ins)) (U-init) or N(0, 1). Entry i of a parameter
 // is drawn by (seed, stream, i), so nothing depends on the order of drawing.
 template <class T>
-void draw_uniform(Parameter<T>& parameter, int64_t ins, uint64_t seed, uint64_t stream);
+void draw_uniform(Learnt<T>& parameter, int64_t ins, uint64_t seed, uint64_t stream);
 template <class T>
-void draw_normal(Parameter<T>& parameter, uint64_t seed, uint64_t stream);
+void draw_normal(Learnt<T>& parameter, uint64_t seed, uint64_t stream);
 
 // Divides each column by its norm. Returns the norms.
 template <class T>
-std::vector<T> make_columns_unit(Parameter<T>& d);
+std::vector<T> make_columns_unit(Learnt<T>& d);
 // Removes from the gradient of each unit column the part along it.
 template <class T>
-void project_gradient(Parameter<T>& d);
+void project_gradient(Learnt<T>& d);
 
 // Kingma and Ba 2015, bias-corrected, without decay. One object a parameter.
 template <class T>
@@ -54,7 +54,7 @@ class Adam {
   struct Settings {
     double rate = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   };
-  void step(Parameter<T>& parameter, const Settings& settings);
+  void step(Learnt<T>& parameter, const Settings& settings);
 
  private:
   int64_t steps_ = 0;

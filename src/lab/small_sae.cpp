@@ -27,8 +27,8 @@ void clear(Tiles<T>& tiles) {
 }
 
 template <class T>
-Parameter<T> transposed(const Parameter<T>& of, const char* name) {
-  Parameter<T> out(name, of.cols, of.rows);
+Learnt<T> transposed(const Learnt<T>& of, const char* name) {
+  Learnt<T> out(name, of.cols, of.rows);
   for (int64_t r = 0; r < of.rows; ++r)
     for (int64_t c = 0; c < of.cols; ++c)
       out.value[static_cast<size_t>(c * of.rows + r)] =
@@ -38,9 +38,9 @@ Parameter<T> transposed(const Parameter<T>& of, const char* name) {
 
 // log of B8's first threshold; every other number of a rule starts at 0.
 template <class T>
-Parameter<T> learnt_parameter(std::string_view name, int64_t latents) {
+Learnt<T> learnt_parameter(std::string_view name, int64_t latents) {
   constexpr double kFirstThreshold = 0.001;
-  Parameter<T> parameter(std::string(name), latents, 1);
+  Learnt<T> parameter(std::string(name), latents, 1);
   if (name == "t")
     std::fill(parameter.value.begin(), parameter.value.end(),
               static_cast<T>(std::log(kFirstThreshold)));
@@ -98,10 +98,10 @@ SmallSae<T>::SmallSae(const SaeSettings& settings)
   if (!problem.empty()) fail(ExitCode::usage, problem);
   const SaeSettings& s = settings_;
   if (!s.tied) {
-    decoder_ = Parameter<T>("W_dec", s.width, s.latents);
+    decoder_ = Learnt<T>("W_dec", s.width, s.latents);
     draw_normal(decoder_, s.seed, kDecoderStream);
     if (s.unit_columns) make_columns_unit(decoder_);
-    if (s.bias || rule_.output_bias) b_dec_ = Parameter<T>("b_dec", s.width, 1);
+    if (s.bias || rule_.output_bias) b_dec_ = Learnt<T>("b_dec", s.width, 1);
     if (s.bias && !rule_.output_bias) draw_uniform(b_dec_, s.latents, s.seed, kBiasStream - 1);
   }
   std::vector<int64_t> sizes = {s.width};
@@ -112,7 +112,7 @@ SmallSae<T>::SmallSae(const SaeSettings& settings)
     Linear<T> layer{{fmt::format("W_enc.{}", i), sizes[i + 1], sizes[i]}, {}};
     draw_uniform(layer.weight, sizes[i], s.seed, i);
     if (s.bias || (last && rule_.encoder_bias)) {
-      layer.bias = Parameter<T>(fmt::format("b_enc.{}", i), sizes[i + 1], 1);
+      layer.bias = Learnt<T>(fmt::format("b_enc.{}", i), sizes[i + 1], 1);
       if (s.bias && !rule_.encoder_bias)
         draw_uniform(layer.bias, sizes[i], s.seed, kBiasStream + i);
     }
@@ -164,7 +164,7 @@ void SmallSae<T>::forward(const Tiles<T>& x, SaePass<T>& pass) const {
   fit(pass.x_hat, samples, settings_.width);
   layers_.back().forward(*from, pass.pre);
   // The rules change nothing of what they are given here but the codes.
-  auto& learnt = const_cast<std::vector<Parameter<T>>&>(learnt_);
+  auto& learnt = const_cast<std::vector<Learnt<T>>&>(learnt_);
   rule_.encode({settings_, learnt, x, decoder_.view(), b_dec_, pass});
   if (settings_.tied)
     multiply_transposed(layers_.back().weight.view(), pass.codes, pass.x_hat);
@@ -186,7 +186,7 @@ template <class T>
 void SmallSae<T>::decoder_gradients(SaePass<T>& pass) {
   fit(pass.d_codes, pass.codes.samples(), settings_.latents);
   if (settings_.tied) {
-    Parameter<T>& w = layers_.back().weight;
+    Learnt<T>& w = layers_.back().weight;
     multiply(w.view(), static_cast<const T*>(nullptr), pass.d_x_hat, pass.d_codes);
     add_outer(pass.codes, pass.d_x_hat, w.gradient_view());
     return;
@@ -223,7 +223,7 @@ void SmallSae<T>::backward_layers(const Tiles<T>& x, SaePass<T>& pass) {
 template <class T>
 SaeLoss SmallSae<T>::gradients(const Tiles<T>& x, SaePass<T>& pass) {
   forward(x, pass);
-  for (Parameter<T>* p : parameters()) std::fill(p->gradient.begin(), p->gradient.end(), T{0});
+  for (Learnt<T>* p : parameters()) std::fill(p->gradient.begin(), p->gradient.end(), T{0});
   SaeLoss loss = reconstruction(x, pass);
   decoder_gradients(pass);
   fit(pass.d_pre, x.samples(), settings_.latents);
@@ -239,7 +239,7 @@ SaeLoss SmallSae<T>::gradients(const Tiles<T>& x, SaePass<T>& pass) {
 
 template <class T>
 void SmallSae<T>::encoder_gradients(const Tiles<T>& x, SaePass<T>& pass) {
-  for (Parameter<T>* p : parameters()) std::fill(p->gradient.begin(), p->gradient.end(), T{0});
+  for (Learnt<T>* p : parameters()) std::fill(p->gradient.begin(), p->gradient.end(), T{0});
   fit(pass.d_pre, x.samples(), settings_.latents);
   clear(pass.d_pre);
   rule_.backward({settings_, learnt_, x, decoder_.view(), b_dec_, pass});
@@ -247,15 +247,15 @@ void SmallSae<T>::encoder_gradients(const Tiles<T>& x, SaePass<T>& pass) {
 }
 
 template <class T>
-std::vector<Parameter<T>*> SmallSae<T>::parameters() {
-  std::vector<Parameter<T>*> all;
+std::vector<Learnt<T>*> SmallSae<T>::parameters() {
+  std::vector<Learnt<T>*> all;
   for (Linear<T>& layer : layers_) {
     all.push_back(&layer.weight);
     if (layer.bias.present()) all.push_back(&layer.bias);
   }
   if (decoder_.present() && !fixed_) all.push_back(&decoder_);
   if (b_dec_.present()) all.push_back(&b_dec_);
-  for (Parameter<T>& parameter : learnt_) all.push_back(&parameter);
+  for (Learnt<T>& parameter : learnt_) all.push_back(&parameter);
   return all;
 }
 

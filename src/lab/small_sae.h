@@ -61,7 +61,7 @@ class SmallSae {
 
   const SaeSettings& settings() const { return settings_; }
   // Latent j in column j, [width, latents]; empty where tied.
-  const Parameter<T>& decoder() const { return decoder_; }
+  const Learnt<T>& decoder() const { return decoder_; }
   const Linear<T>& encoder() const { return layers_.back(); }
   // These columns from here on; they are not trained (E2).
   void fix_decoder(std::span<const T> columns);
@@ -75,7 +75,7 @@ class SmallSae {
   // Gradients of the encoder alone from pass.d_codes, of a loss that is somebody else's (E1).
   void encoder_gradients(const Tiles<T>& x, SaePass<T>& pass);
   // All that is trained.
-  std::vector<Parameter<T>*> parameters();
+  std::vector<Learnt<T>*> parameters();
 
  private:
   const Tiles<T>& seen_by_encoder(const Tiles<T>& x, SaePass<T>& pass) const;
@@ -85,9 +85,9 @@ class SmallSae {
 
   SaeSettings settings_;
   const CodeRule<T>& rule_;
-  std::vector<Linear<T>> layers_;     // of the encoder; the last one ends in the latents
-  Parameter<T> decoder_, b_dec_;      // may be absent
-  std::vector<Parameter<T>> learnt_;  // of the rule
+  std::vector<Linear<T>> layers_;  // of the encoder; the last one ends in the latents
+  Learnt<T> decoder_, b_dec_;      // may be absent
+  std::vector<Learnt<T>> learnt_;  // of the rule
   bool fixed_ = false;
 };
 
