@@ -1,3 +1,3 @@
-megadict_test(lab_tiles_test SOURCES lab_tiles_test.cpp ROOMS lab LABELS lab)
-megadict_test(lab_small_sae_test SOURCES lab_small_sae_test.cpp ROOMS lab LABELS lab)
-megadict_test(lab_gradient_codes_test SOURCES lab_gradient_codes_test.cpp ROOMS lab LABELS lab)
+foreach(part tiles small_sae gradient_codes flops)
+  megadict_test(lab_${part}_test SOURCES lab_${part}_test.cpp ROOMS lab LABELS lab)
+endforeach()

@@ -10,12 +10,6 @@
 
 namespace megadict {
 
-double dot(const float* a, const float* b, int64_t d) {
-  double sum = 0;
-  for (int64_t i = 0; i < d; ++i) sum += static_cast<double>(a[i]) * b[i];
-  return sum;
-}
-
 void write_residual(const float* x, const RowCode& code, const float* atoms_nd, int64_t d,
                     float* residual) {
   std::vector<double> sum(static_cast<size_t>(d));

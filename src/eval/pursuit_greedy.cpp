@@ -8,6 +8,7 @@
 
 #include "eval/pursuit_rows.h"
 #include "kernels/kernel_set.h"
+#include "kernels/vector_ops.h"
 
 namespace megadict {
 

@@ -17,7 +17,6 @@ struct RowCode {
 // Below it a correlation or a step's denominator is 0.
 inline constexpr double kPursuitGuard = 1e-12;
 
-double dot(const float* a, const float* b, int64_t d);
 // x - sum of value * atom, in fp64, written as fp32.
 void write_residual(const float* x, const RowCode& code, const float* atoms_nd, int64_t d,
                     float* residual);
