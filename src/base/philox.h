@@ -24,6 +24,7 @@ enum class Purpose : uint32_t {
   random_baseline = 20,
   bootstrap = 30,
   lab_init = 40,
+  lab_draw = 41,
   test = 99,
 };
 
