@@ -70,6 +70,19 @@ def _on_term(_signal, _frame):
     raise SystemExit(143)
 
 
+STOPS = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+
+
+def _send_again(lost) -> None:
+    """sys.unraisablehook: a stop that arrived inside the callback of a weak reference, where Python drops every
+    exception, comes again a moment later."""
+    if lost.exc_type not in STOPS:
+        return sys.__unraisablehook__(lost)
+    stop = signal.getsignal(STOPS[lost.exc_type])
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 400 else text[:400] + " ..."
@@ -78,6 +91,7 @@ def one_line(error: BaseException) -> str:
 def main_guard(name: str, main, after_interrupt: str = "") -> int:
     """Runs main() and turns what can go wrong for a user into one line on stderr and a code."""
     signal.signal(signal.SIGTERM, _on_term)
+    sys.unraisablehook = _send_again
     try:
         return main() or 0
     except ToolError as error:
