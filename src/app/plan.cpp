@@ -180,17 +180,31 @@ bool updates_in_one_pass(const PlanInput& in, int data_size) {
   return !in.clips && (data_size == 1 || in.tokens);
 }
 
+// Of the batch, this data row's, with what shards of it are padded by.
+int64_t batch_rows_here(const PlanInput& in, int data_size, int feature_size) {
+  int64_t rows = 0;
+  for (int64_t begin = 0; begin < in.batch; begin += in.micro)
+    rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
+  return rows;
+}
+
 // What the one pass keeps of the batch's other micro-batches and, where tokens are exchanged, of
 // the other data rows: x - b_dec, gradients and codes.
 int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
   if (!updates_in_one_pass(in, data_size)) return 0;
-  int64_t rows = 0;
-  for (int64_t begin = 0; begin < in.batch; begin += in.micro)
-    rows += slot_rows(in, in.batch - begin, data_size, feature_size) * feature_size;
-  rows = rows * data_size - slot_rows(in, in.batch, data_size, feature_size) * feature_size;
+  const int64_t rows = batch_rows_here(in, data_size, feature_size) * data_size -
+                       slot_rows(in, in.batch, data_size, feature_size) * feature_size;
   const int64_t vectors = 1 + in.levels() + (in.k_aux > 0 ? 1 : 0);
   const int64_t codes = codes_of_row(in, in.latents) / feature_size;
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
+}
+
+// Terms of gates and magnitudes until the step's end: id and two numbers of each code, and room to
+// put them in one piece. Thresholds have them near the edge alone.
+int64_t gate_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
+  constexpr int64_t kGates = 2;
+  if (in.extra < kGates) return 0;
+  return batch_rows_here(in, data_size, feature_size) * codes_of_row(in, latents) * 4 * kFloat;
 }
 
 // What more micro-batches than one hold while their exchanges overlap: the next one's rows, and of
@@ -230,7 +244,8 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
   return queue + whole + own + work + kept_bytes(in, data_size, feature_size) +
          overlap_bytes(in, rows, data_size, feature_size) +
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed) +
-         (in.extra > 0 ? kListedEdge * rows * codes : 0);
+         (in.extra > 0 ? kListedEdge * rows * codes : 0) +
+         gate_bytes(in, latents, data_size, feature_size);
 }
 
 // A rank keeps its part of a window until the last batch of it, and reads the next one meanwhile.

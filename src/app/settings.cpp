@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "app/fields.h"
 #include "app/plan.h"
@@ -173,10 +174,11 @@ void check_config(const Config& config) {
   if (activation.has_l0 && model.l0_target != 0 && (model.l0_target < 0.01 || too_many))
     refuse(fmt::format("model.l0_target = {:g}; allowed: 0 (none), or .01 to model.n_latents",
                        model.l0_target));
-  if (model.jumprelu_log && (activation.name != "jumprelu" || model.jumprelu_threshold == 0))
+  const bool vanishes = model.jumprelu_threshold < std::numeric_limits<float>::min();
+  if (model.jumprelu_log && (activation.name != "jumprelu" || vanishes))
     refuse(
         fmt::format("model.jumprelu_log with model.activation = {} and model.jumprelu_threshold "
-                    "= {:g}; allowed: jumprelu, above 0",
+                    "= {:g}; allowed: jumprelu, at least 1.2e-38",
                     model.activation, model.jumprelu_threshold));
   if (activation.whole_batch && data.micro_batch_size > 0 &&
       data.micro_batch_size < data.batch_size)

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "model/code_entries.h"
 #include "model/forward.h"
 #include "model/tensor_views.h"
@@ -50,6 +52,18 @@ double slope_of_all(const Preact& preact, int64_t batch_rows) {
 
 const CodePath kNotDecoder{.decoder = false};
 
+// fn of the dead rows, a block at a time: a copy of them all may be as large as the dictionary.
+template <class Fn>
+at::Tensor of_dead_rows(const at::Tensor& rows_ld, const at::Tensor& dead, const Fn& fn) {
+  constexpr int64_t kBlock = 1024;
+  std::vector<at::Tensor> parts = {at::empty({0}, rows_ld.options().dtype(at::kDouble))};
+  for (int64_t begin = 0; begin < dead.size(0); begin += kBlock) {
+    const int64_t count = std::min(kBlock, dead.size(0) - begin);
+    parts.push_back(fn(rows_ld.index_select(0, dead.narrow(0, begin, count))));
+  }
+  return at::cat(parts);
+}
+
 }  // namespace
 
 Preact make_preact(const TrainState& state, double coefficient, int64_t window_tokens, Sums sums) {
@@ -61,7 +75,7 @@ Preact make_preact(const TrainState& state, double coefficient, int64_t window_t
   out.dead_l = dead_mask(state, window_tokens);
   const at::Tensor dead = out.dead_l.nonzero().squeeze(1);
   out.norm_l = at::zeros(out.dead_l.sizes(), out.dead_l.options().dtype(at::kDouble));
-  out.norm_l.index_copy_(0, dead, norms_of_rows(dictionary.w_dec_ld.index_select(0, dead)));
+  out.norm_l.index_copy_(0, dead, of_dead_rows(dictionary.w_dec_ld, dead, norms_of_rows));
   out.sum_d = at::zeros({dictionary.d}, out.norm_l.options());
   return out;
 }
@@ -96,8 +110,10 @@ double finish_preact(const Mesh& mesh, const Dictionary& dictionary, int64_t bat
   if (mesh.data_index == 0) {
     const at::Tensor dead = preact.dead_l.nonzero().squeeze(1);
     const auto of = [&](const at::Tensor& t) { return t.index_select(0, dead).to(at::kDouble); };
-    const at::Tensor below = batch * (of(dictionary.extra_l[0]) - of(dictionary.b_enc_l)) -
-                             of(dictionary.w_enc_ld).mv(sum);
+    const at::Tensor along = of_dead_rows(dictionary.w_enc_ld, dead, [&](const at::Tensor& rows) {
+      return rows.to(at::kDouble).mv(sum);
+    });
+    const at::Tensor below = batch * (of(dictionary.extra_l[0]) - of(dictionary.b_enc_l)) - along;
     loss += (below * of(preact.norm_l)).sum().item<double>();
   }
   return preact.weight * loss;

@@ -4,6 +4,8 @@
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "comm/agree.h"
@@ -48,6 +50,20 @@ void report(const Sample& sample) {
                     facts.gamma));
 }
 
+// A threshold moves by factors where its logarithm is trained: from 0 it would never.
+void refuse_still_thresholds(const Mesh& mesh, const Dictionary& dictionary, int64_t latents,
+                             const std::string& folder) {
+  if (!dictionary.config.jumprelu_log) return;
+  constexpr float kLeast = std::numeric_limits<float>::min();
+  int64_t still = (dictionary.extra_l[0].narrow(0, 0, latents) < kLeast).sum().item<int64_t>();
+  mesh.feature->all_reduce(view_of(&still, 1), ReduceOp::sum, "thresholds of 0");
+  if (still > 0)
+    fail_agreed(ExitCode::usage,
+                fmt::format("model.jumprelu_log: {} thresholds of '{}' are 0 and could never move",
+                            still, folder),
+                "model.jumprelu_log = false");
+}
+
 Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, int64_t padded,
                         TrainState& state) {
   const std::string& folder = job.model.init_from;
@@ -71,6 +87,7 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   out.b_enc_l.copy_(from.b_enc_l);
   for (size_t i = 0; i < out.extra_l.size(); ++i) out.extra_l[i].copy_(from.extra_l[i]);
   out.b_dec_d.copy_(from.b_dec_d);
+  refuse_still_thresholds(mesh, out, latents.size(), folder);
   double off = unit_decoder_rows(out);
   mesh.feature->all_reduce(view_of(&off, 1), ReduceOp::max, "decoder norms");
   if (off > 1e-2 && activation_named(job.model.activation).has_k)

@@ -124,7 +124,7 @@ def test_a_run_in_two_parts_on_other_meshes_has_the_same_bits(megadict_bin, data
         ({"model.matryoshka_weights": "1,1"}, "there are no prefixes"),
         ({"model.activation": "jumprelu", "kernels.encode": "screen_int8"}, "it is for topk and batchtopk"),
         ({"model.jumprelu_bandwidth": "0"}, "model.jumprelu_bandwidth"),
-        ({"model.jumprelu_log": "true"}, "allowed: jumprelu, above 0"),
+        ({"model.jumprelu_log": "true"}, "allowed: jumprelu, at least 1.2e-38"),
         ({"model.jumprelu_threshold": "-1"}, "model.jumprelu_threshold"),
     ],
 )
