@@ -195,16 +195,16 @@ int64_t kept_bytes(const PlanInput& in, int data_size, int feature_size) {
   const int64_t rows = batch_rows_here(in, data_size, feature_size) * data_size -
                        slot_rows(in, in.batch, data_size, feature_size) * feature_size;
   const int64_t vectors = 1 + in.levels() + (in.k_aux > 0 ? 1 : 0);
-  const int64_t codes = codes_of_row(in, in.latents) / feature_size;
+  // Of gates only the terms are kept.
+  const int64_t codes = codes_of_row(in, in.latents) / (in.gates ? 2 : 1) / feature_size;
   return rows * (vectors * kFloat * in.width + 2 * kFloat * codes);
 }
 
-// Terms of gates and magnitudes until the step's end: id and two numbers of each code, and room to
-// put them in one piece. Thresholds have them near the edge alone.
+// Terms of gates and of magnitudes until the step's end, an id and two numbers each. Thresholds
+// have them near the edge alone.
 int64_t gate_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
-  constexpr int64_t kGates = 2;
-  if (in.extra < kGates) return 0;
-  return batch_rows_here(in, data_size, feature_size) * codes_of_row(in, latents) * 4 * kFloat;
+  if (!in.gates) return 0;
+  return batch_rows_here(in, data_size, feature_size) * codes_of_row(in, latents) * 3 * kFloat;
 }
 
 // What more micro-batches than one hold while their exchanges overlap: the next one's rows, and of
