@@ -109,6 +109,14 @@ void Adam<T>::step(Learnt<T>& parameter, const Settings& s) {
            factors);
 }
 
+template <class T>
+void Adam<T>::forget(int64_t first, int64_t count, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<size_t>(first + i * stride);
+    if (at < first_.size()) first_[at] = second_[at] = 0;
+  }
+}
+
 #define MEGADICT_LAYERS_OF(T)                                          \
   template struct Learnt<T>;                                           \
   template struct Linear<T>;                                           \

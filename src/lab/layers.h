@@ -55,6 +55,8 @@ class Adam {
     double rate = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   };
   void step(Learnt<T>& parameter, const Settings& settings);
+  // Moments of `count` entries from `first` on, `stride` apart, become 0.
+  void forget(int64_t first, int64_t count, int64_t stride);
 
  private:
   int64_t steps_ = 0;

@@ -19,13 +19,17 @@ at::Tensor features_of(const Tiles<float>& tiles) {
   return out;
 }
 
+}  // namespace
+
+at::Tensor rows_of(const Tiles<float>& tiles) {
+  return features_of(tiles).t().contiguous();
+}
+
 at::Tensor columns_of(const Learnt<float>& dictionary) {
   at::Tensor rows = at::empty({dictionary.rows, dictionary.cols});
   std::copy(dictionary.value.begin(), dictionary.value.end(), rows.mutable_data_ptr<float>());
   return rows.t().contiguous();
 }
-
-}  // namespace
 
 double latent_mcc(const Tiles<float>& truth, const Tiles<float>& codes) {
   return match_rows(features_of(truth), features_of(codes), Similarity::pearson).mean;
@@ -49,6 +53,22 @@ RandomBaseline random_baseline(const Learnt<float>& truth, int64_t latents, uint
     mean.cosine += dictionary_cosine(truth, random) / kDraws;
   }
   return mean;
+}
+
+double correlation(const Tiles<float>& first, int64_t a, const Tiles<float>& second, int64_t b) {
+  constexpr double kStill = 1e-12;
+  const auto n = static_cast<double>(first.samples());
+  double x = 0, y = 0, xx = 0, yy = 0, xy = 0;
+  for (int64_t i = 0; i < first.samples(); ++i) {
+    const double u = first.at(i, a), v = second.at(i, b);
+    x += u;
+    y += v;
+    xx += u * u;
+    yy += v * v;
+    xy += u * v;
+  }
+  const double of_x = xx / n - x * x / n / n, of_y = yy / n - y * y / n / n;
+  return of_x < kStill || of_y < kStill ? 0 : (xy / n - x * y / n / n) / std::sqrt(of_x * of_y);
 }
 
 double known_codes_score(const Tiles<float>& truth, const Tiles<float>& codes) {

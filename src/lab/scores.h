@@ -1,9 +1,15 @@
 // How near codes and dictionaries come to the true ones (items D1, D3, D4, D10).
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include "lab/layers.h"
 
 namespace megadict {
+
+// f32 [samples, features], and the columns as rows, [cols, rows].
+at::Tensor rows_of(const Tiles<float>& tiles);
+at::Tensor columns_of(const Learnt<float>& dictionary);
 
 // D1: mean |Pearson| of true and learned columns over samples, matched one to one for the largest
 // sum; a column of variance below 1e-12 scores 0.
@@ -17,6 +23,8 @@ struct RandomBaseline {
   double mcc = 0, cosine = 0;
 };
 RandomBaseline random_baseline(const Learnt<float>& truth, int64_t latents, uint64_t seed);
+// Pearson's, of column `a` of one and column `b` of another set of codes; 0 where one is still.
+double correlation(const Tiles<float>& first, int64_t a, const Tiles<float>& second, int64_t b);
 // D3: mean signed Pearson of columns of the same index.
 double known_codes_score(const Tiles<float>& truth, const Tiles<float>& codes);
 // D4: the share of codes above `threshold` in absolute value.

@@ -111,7 +111,7 @@ SmallSae<T>::SmallSae(const SaeSettings& settings)
     const bool last = i + 2 == sizes.size();
     Linear<T> layer{{fmt::format("W_enc.{}", i), sizes[i + 1], sizes[i]}, {}};
     draw_uniform(layer.weight, sizes[i], s.seed, i);
-    if (s.bias || (last && rule_.encoder_bias)) {
+    if (s.bias || (last && (s.encoder_bias || rule_.encoder_bias))) {
       layer.bias = Learnt<T>(fmt::format("b_enc.{}", i), sizes[i + 1], 1);
       if (s.bias && !rule_.encoder_bias)
         draw_uniform(layer.bias, sizes[i], s.seed, kBiasStream + i);

@@ -21,6 +21,7 @@ struct SaeSettings {
   std::string activation = "relu";   // a row of code_rules.h
   bool tied = false;                 // the decoder is W_enc transposed (B2); no output bias
   bool bias = false;                 // of every layer and of the output (B10)
+  bool encoder_bias = false;         // of the last encoder layer alone, from 0
   int64_t k = 3;                     // topk
   double lambda = 0.01;              // of the penalty
   bool unit_columns = true;          // before each forward pass, outside the gradient
@@ -63,6 +64,7 @@ class SmallSae {
   // Latent j in column j, [width, latents]; empty where tied.
   const Learnt<T>& decoder() const { return decoder_; }
   const Linear<T>& encoder() const { return layers_.back(); }
+  const Learnt<T>& output_bias() const { return b_dec_; }  // may be absent
   // These columns from here on; they are not trained (E2).
   void fix_decoder(std::span<const T> columns);
 
