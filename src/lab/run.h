@@ -6,6 +6,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "base/error.h"
 #include "comm/communicator.h"
 #include "lab/experiment.h"
 
