@@ -1,4 +1,4 @@
-foreach(part metrics assignment matching comparison)
+foreach(part metrics assignment matching comparison pursuit)
   megadict_test(eval_${part}_test SOURCES eval_${part}_test.cpp ROOMS eval LABELS eval TORCH)
 endforeach()
 megadict_test(eval_metrics_reduce_test SOURCES eval_metrics_reduce_test.cpp ROOMS eval

@@ -25,6 +25,8 @@ constexpr Command kCommands[] = {
      help_plan},
     {"bench", "rates beside measured bounds, correctness beside rates", run_bench, help_bench,
      true},
+    {"lab", "the experiments of the papers behind it: reported beside ours", run_lab, help_lab,
+     true},
     {"info", "build, processor, MPI, GPUs and the rank map", run_info, help_info},
 };
 

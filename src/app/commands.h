@@ -51,6 +51,8 @@ int run_info(Launch& launch, const Args& args);
 std::string help_info();
 int run_plan(Launch& launch, const Args& args);
 std::string help_plan();
+int run_lab(Launch& launch, const Args& args);
+std::string help_lab();
 int run_bench(Launch& launch, const Args& args);
 std::string help_bench();
 

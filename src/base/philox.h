@@ -23,6 +23,8 @@ enum class Purpose : uint32_t {
   auxk_stratum = 11,
   random_baseline = 20,
   bootstrap = 30,
+  lab_init = 40,
+  lab_draw = 41,
   test = 99,
 };
 

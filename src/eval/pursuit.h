@@ -1,0 +1,42 @@
+// Sparse codes of rows by optimisation, for a dictionary that is given: how far an encoder is from
+// the best codes (the amortisation gap). All atoms are unit rows and all codes non-negative; signed
+// codes are those of the atoms and their negatives.
+//
+// Items: C4 matching pursuit, C5 gradient pursuit, C6 orthogonal matching pursuit, C7 FISTA (Beck
+// and Teboulle 2009) and LARS (Efron et al. 2004) for min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+#include <string_view>
+
+#include "kernels/codes.h"
+
+namespace megadict {
+
+struct PursuitSettings {
+  int64_t k = 32;               // mp, gp, omp: rounds, so the most that are active
+  double lambda = 0.05;         // fista, lars: of the sum over a row's entries
+  int64_t iterations = 1000;    // fista: at most
+  bool persistent_mask = true;  // gp: atoms whose code was clipped to 0 stay in the mask
+  // fista, lars: atoms a row is solved with at first; those that then would join are added until
+  // there are none, so the answer is that of all atoms.
+  int64_t candidates = 256;
+};
+
+struct PursuitArgs {
+  const at::Tensor& x_bd;      // f32, what the atoms are to add up to
+  const at::Tensor& atoms_nd;  // f32, unit rows
+  const PursuitSettings& settings;
+};
+
+struct Pursuit {
+  std::string_view name, item, summary;
+  bool takes_k;                           // else lambda
+  Codes (*run)(const PursuitArgs& args);  // atoms with a positive code, ascending in each row
+};
+
+std::span<const Pursuit> all_pursuits();
+
+}  // namespace megadict

@@ -1,0 +1,245 @@
+// The lasso min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0, row by row on a small set of atoms that
+// grows until no other atom would join: then the optimality conditions hold for all of them.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "eval/pursuit_rows.h"
+#include "kernels/kernel_set.h"
+#include "kernels/vector_ops.h"
+
+namespace megadict {
+
+namespace {
+
+// A lasso of few atoms: their products with each other and with the row.
+struct SmallLasso {
+  size_t n = 0;
+  std::vector<double> gram, product;  // [n, n], [n]
+  double lambda = 0;
+  int64_t iterations = 0;
+  std::vector<double> start;  // codes to begin with, [n]
+};
+
+using Solve = std::vector<double> (*)(const SmallLasso&);
+
+double entry(const SmallLasso& lasso, size_t i, size_t j) {
+  return lasso.gram[i * lasso.n + j];
+}
+
+// The largest eigenvalue of the products, from below.
+double largest_eigenvalue(const SmallLasso& lasso) {
+  constexpr int kSteps = 100;
+  std::vector<double> v(lasso.n, 1 / std::sqrt(static_cast<double>(lasso.n))), next(lasso.n);
+  double norm = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    norm = 0;
+    for (size_t i = 0; i < lasso.n; ++i) {
+      next[i] = 0;
+      for (size_t j = 0; j < lasso.n; ++j) next[i] += entry(lasso, i, j) * v[j];
+      norm += next[i] * next[i];
+    }
+    norm = std::sqrt(norm);
+    if (norm == 0) return 0;
+    for (size_t i = 0; i < lasso.n; ++i) v[i] = next[i] / norm;
+  }
+  return norm;
+}
+
+std::vector<double> solve_fista(const SmallLasso& lasso) {
+  constexpr double kMargin = 1.01, kStill = 1e-12;
+  const double step = 1 / (kMargin * std::max(largest_eigenvalue(lasso), kPursuitGuard));
+  std::vector<double> s = lasso.start, y = s, gradient(lasso.n);
+  double t = 1;
+  for (int64_t iteration = 0; iteration < lasso.iterations; ++iteration) {
+    for (size_t i = 0; i < lasso.n; ++i) gradient[i] = -lasso.product[i];
+    for (size_t j = 0; j < lasso.n; ++j) {
+      if (y[j] == 0) continue;
+      for (size_t i = 0; i < lasso.n; ++i) gradient[i] += entry(lasso, j, i) * y[j];
+    }
+    const double next_t = (1 + std::sqrt(1 + 4 * t * t)) / 2, momentum = (t - 1) / next_t;
+    double moved = 0;
+    for (size_t i = 0; i < lasso.n; ++i) {
+      const double next = std::max(0.0, y[i] - step * (gradient[i] + lasso.lambda));
+      moved = std::max(moved, std::abs(next - s[i]));
+      y[i] = next + momentum * (next - s[i]);
+      s[i] = next;
+    }
+    t = next_t;
+    if (moved < kStill) break;
+  }
+  return s;
+}
+
+// (G_AA)^-1 1 by Gaussian elimination with pivots. False where G_AA is singular.
+bool equiangular(const SmallLasso& lasso, const std::vector<size_t>& active,
+                 std::vector<double>& w) {
+  const size_t n = active.size();
+  std::vector<double> a(n * n);
+  w.assign(n, 1);
+  for (size_t i = 0; i < n; ++i)
+    for (size_t j = 0; j < n; ++j) a[i * n + j] = entry(lasso, active[i], active[j]);
+  for (size_t c = 0; c < n; ++c) {
+    size_t pivot = c;
+    for (size_t r = c + 1; r < n; ++r)
+      if (std::abs(a[r * n + c]) > std::abs(a[pivot * n + c])) pivot = r;
+    if (std::abs(a[pivot * n + c]) < kPursuitGuard) return false;
+    for (size_t j = 0; j < n; ++j) std::swap(a[c * n + j], a[pivot * n + j]);
+    std::swap(w[c], w[pivot]);
+    for (size_t r = c + 1; r < n; ++r) {
+      const double factor = a[r * n + c] / a[c * n + c];
+      for (size_t j = c; j < n; ++j) a[r * n + j] -= factor * a[c * n + j];
+      w[r] -= factor * w[c];
+    }
+  }
+  for (size_t c = n; c-- > 0;) {
+    for (size_t j = c + 1; j < n; ++j) w[c] -= a[c * n + j] * w[j];
+    w[c] /= a[c * n + c];
+  }
+  return true;
+}
+
+// From the largest correlation down to lambda: the active codes move together so that all active
+// correlations stay the largest; an atom joins when its own comes up to them, and leaves when its
+// code comes to 0.
+std::vector<double> solve_lars(const SmallLasso& lasso) {
+  std::vector<double> s(lasso.n), c = lasso.product;
+  std::vector<size_t> active;
+  std::vector<bool> is_active(lasso.n, false), is_dependent(lasso.n, false);
+  size_t left = lasso.n;  // the atom that left in the step before; it may not come back in this one
+  const auto first = std::max_element(c.begin(), c.end());
+  if (first == c.end() || *first <= lasso.lambda) return s;
+  double level = *first;
+  active.push_back(static_cast<size_t>(first - c.begin()));
+  is_active[active[0]] = true;
+  for (size_t step = 0; step < 100 * lasso.n + 100; ++step) {
+    std::vector<double> w;
+    if (!equiangular(lasso, active, w)) {  // the newest atom depends on the others: out for good
+      is_active[active.back()] = false;
+      is_dependent[active.back()] = true;
+      active.pop_back();
+      continue;
+    }
+    std::vector<double> fall(lasso.n);
+    for (size_t a = 0; a < active.size(); ++a)
+      for (size_t i = 0; i < lasso.n; ++i) fall[i] += entry(lasso, active[a], i) * w[a];
+    double length = level - lasso.lambda;
+    size_t joins = lasso.n, leaves = active.size();
+    for (size_t i = 0; i < lasso.n; ++i) {
+      if (is_active[i] || is_dependent[i] || i == left || fall[i] >= 1 - kPursuitGuard) continue;
+      const double until = std::max(0.0, (level - c[i]) / (1 - fall[i]));
+      if (until < length) length = until, joins = i;
+    }
+    for (size_t a = 0; a < active.size(); ++a) {
+      if (w[a] >= 0) continue;
+      const double until = -s[active[a]] / w[a];
+      if (until < length) length = until, leaves = a, joins = lasso.n;
+    }
+    for (size_t a = 0; a < active.size(); ++a) s[active[a]] += length * w[a];
+    for (size_t i = 0; i < lasso.n; ++i) c[i] -= length * fall[i];
+    level -= length;
+    left = lasso.n;
+    if (leaves < active.size()) {
+      left = active[leaves];
+      s[left] = 0;
+      is_active[left] = false;
+      active.erase(active.begin() + static_cast<std::ptrdiff_t>(leaves));
+      if (active.empty()) return s;
+    } else if (joins < lasso.n) {
+      is_active[joins] = true;
+      active.push_back(joins);
+    } else {
+      break;
+    }
+  }
+  for (double& value : s) value = std::max(0.0, value);
+  return s;
+}
+
+// A row's candidates and its codes of them.
+struct LassoRow {
+  RowCode code;
+  bool grows = true;  // atoms have joined since it was solved
+};
+
+void solve_row(const PursuitArgs& args, Solve solve, int64_t r, LassoRow& row, float* residual) {
+  const int64_t d = args.x_bd.size(1);
+  const float* x = args.x_bd.const_data_ptr<float>() + r * d;
+  const auto* atoms = args.atoms_nd.const_data_ptr<float>();
+  SmallLasso lasso;
+  lasso.n = row.code.atom.size();
+  lasso.lambda = args.settings.lambda;
+  lasso.iterations = args.settings.iterations;
+  lasso.start = row.code.value;
+  lasso.gram.resize(lasso.n * lasso.n);
+  for (size_t i = 0; i < lasso.n; ++i) {
+    const float* atom = atoms + row.code.atom[i] * d;
+    lasso.product.push_back(dot(atom, x, d));
+    for (size_t j = 0; j <= i; ++j)
+      lasso.gram[i * lasso.n + j] = lasso.gram[j * lasso.n + i] =
+          dot(atom, atoms + row.code.atom[j] * d, d);
+  }
+  row.code.value = solve(lasso);
+  row.grows = false;
+  write_residual(x, row.code, atoms, d, residual);
+}
+
+// The atoms most correlated with what is left, where they would still lower the objective.
+bool add_joining(LassoRow& row, const int32_t* atom, const float* value, int64_t width,
+                 double least) {
+  for (int64_t c = 0; c < width && value[c] > least; ++c) {
+    if (std::find(row.code.atom.begin(), row.code.atom.end(), atom[c]) != row.code.atom.end())
+      continue;
+    row.code.atom.push_back(atom[c]);
+    row.code.value.push_back(0);
+    row.grows = true;
+  }
+  return row.grows;
+}
+
+Codes solve_all(const PursuitArgs& args, Solve solve) {
+  constexpr double kTolerance = 1e-5;  // of fp32 correlations, relative to lambda
+  const int64_t rows = args.x_bd.size(0), d = args.x_bd.size(1), n = args.atoms_nd.size(0);
+  const at::Tensor bias = at::zeros({n}, args.x_bd.options());
+  at::Tensor residual_bd = args.x_bd.clone();
+  std::vector<LassoRow> all(static_cast<size_t>(rows));
+  double least = args.settings.lambda;
+  for (bool is_open = true; is_open;) {
+    is_open = false;
+    const Candidates best =
+        kernels_for(residual_bd)
+            .topk({residual_bd, args.atoms_nd, bias}, std::min(args.settings.candidates, n));
+    const int64_t width = best.value.size(1);
+    for (int64_t r = 0; r < rows; ++r)
+      is_open |= add_joining(all[static_cast<size_t>(r)],
+                             best.latent.const_data_ptr<int32_t>() + r * width,
+                             best.value.const_data_ptr<float>() + r * width, width, least);
+    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        LassoRow& row = all[static_cast<size_t>(r)];
+        if (row.grows)
+          solve_row(args, solve, r, row, residual_bd.mutable_data_ptr<float>() + r * d);
+      }
+    });
+    least = args.settings.lambda * (1 + kTolerance) + kTolerance * kTolerance;
+  }
+  std::vector<RowCode> codes;
+  for (LassoRow& row : all) codes.push_back(std::move(row.code));
+  return codes_of(codes, n);
+}
+
+}  // namespace
+
+Codes fista(const PursuitArgs& args) {
+  return solve_all(args, solve_fista);
+}
+
+Codes lars(const PursuitArgs& args) {
+  return solve_all(args, solve_lars);
+}
+
+}  // namespace megadict

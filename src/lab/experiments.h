@@ -1,0 +1,20 @@
+// The experiments, one file each or two (experiments_*.cpp); all_experiments() lists them.
+#pragma once
+
+#include "lab/experiment.h"
+
+namespace megadict {
+
+LabExperiment known_codes_experiment();       // E1, E9
+LabExperiment known_dictionary_experiment();  // E2
+LabExperiment unknown_experiment();           // E3
+LabExperiment pursuits_experiment();          // C4 to C7
+LabExperiment regimes_experiment();           // E4
+LabExperiment frontier_experiment();          // E5
+LabExperiment gram_experiment();              // E6
+LabExperiment width_experiment();             // E7
+LabExperiment bias_experiment();              // E8
+LabExperiment topk_codes_experiment();        // C2
+LabExperiment resampling_experiment();        // 10.1
+
+}  // namespace megadict

@@ -1,0 +1,131 @@
+#include "eval/pursuit.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include <set>
+
+namespace megadict {
+namespace {
+
+struct Given {
+  at::Tensor atoms_nd, x_bd;
+};
+
+Given random_problem(int64_t rows, int64_t n, int64_t d, int64_t seed) {
+  at::manual_seed(seed);
+  at::Tensor atoms = at::randn({n, d});
+  atoms = (atoms / atoms.norm(2, {1}, true)).contiguous();
+  const at::Tensor codes = at::where(at::rand({rows, n}) < 3.0 / static_cast<double>(n),
+                                     at::randn({rows, n}).abs(), at::zeros({}));
+  return {atoms, at::mm(codes, atoms).contiguous()};
+}
+
+at::Tensor dense(const Codes& codes) {
+  at::Tensor out = at::zeros({codes.rows, codes.latents}, at::kDouble);
+  const auto* start = codes.row_start.const_data_ptr<int64_t>();
+  for (int64_t r = 0; r < codes.rows; ++r)
+    for (int64_t e = start[r]; e < start[r + 1]; ++e)
+      out[r][codes.latent[e].item<int64_t>()] = codes.value[e].item<double>();
+  return out;
+}
+
+at::Tensor run(const char* name, const Given& given, const PursuitSettings& settings) {
+  for (const Pursuit& pursuit : all_pursuits())
+    if (pursuit.name == name) return dense(pursuit.run({given.x_bd, given.atoms_nd, settings}));
+  ADD_FAILURE() << "no pursuit " << name;
+  return {};
+}
+
+double squared_error(const Given& given, const at::Tensor& codes) {
+  return (at::mm(codes, given.atoms_nd.to(at::kDouble)) - given.x_bd).square().sum().item<double>();
+}
+
+class Greedy : public testing::TestWithParam<const char*> {};
+
+TEST_P(Greedy, OrthonormalAtomsGiveTheNonNegativeProjection) {
+  at::manual_seed(1);
+  const at::Tensor basis = std::get<0>(at::linalg_qr(at::randn({6, 6}))).contiguous();
+  const Given given{basis, at::randn({20, 6})};
+  const at::Tensor exact = at::mm(given.x_bd, basis.t()).clamp_min(0).to(at::kDouble);
+  const at::Tensor codes = run(GetParam(), given, {.k = 6});
+  EXPECT_LT((codes - exact).abs().max().item<double>(), 1e-5);
+}
+
+TEST_P(Greedy, NoMoreThanKAndLessErrorWithMore) {
+  const Given given = random_problem(40, 24, 9, 2);
+  double before = given.x_bd.square().sum().item<double>();
+  for (const int64_t k : {1, 2, 3, 5}) {
+    const at::Tensor codes = run(GetParam(), given, {.k = k});
+    EXPECT_LE((codes > 0).sum(1).max().item<int64_t>(), k);
+    EXPECT_GE(codes.min().item<double>(), 0);
+    const double error = squared_error(given, codes);
+    EXPECT_LT(error, before);
+    before = error;
+  }
+}
+
+TEST_P(Greedy, OneAtomIsFoundAtOnce) {
+  Given given = random_problem(8, 24, 9, 3);
+  given.x_bd = (given.atoms_nd.narrow(0, 5, 8) * 1.5).contiguous();
+  const at::Tensor codes = run(GetParam(), given, {.k = 4});
+  for (int64_t r = 0; r < 8; ++r) EXPECT_NEAR(codes[r][r + 5].item<double>(), 1.5, 1e-5);
+  EXPECT_LT(squared_error(given, codes), 1e-9);
+}
+
+TEST_P(Greedy, NothingPositiveGivesNothing) {
+  Given given = random_problem(4, 3, 5, 4);
+  given.x_bd = at::zeros({4, 5});
+  EXPECT_EQ((run(GetParam(), given, {.k = 2}) > 0).sum().item<int64_t>(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Greedy, testing::Values("mp", "gp", "omp"));
+
+// Karush-Kuhn-Tucker: D^T (x - D s) is lambda where s > 0, and no larger elsewhere.
+void expect_optimal(const Given& given, const at::Tensor& codes, double lambda, double tolerance) {
+  const at::Tensor atoms = given.atoms_nd.to(at::kDouble);
+  const at::Tensor correlation =
+      at::mm(given.x_bd.to(at::kDouble) - at::mm(codes, atoms), atoms.t());
+  EXPECT_LT((correlation - lambda).max().item<double>(), tolerance);
+  const at::Tensor active = codes > 0;
+  ASSERT_GT(active.sum().item<int64_t>(), 0);
+  EXPECT_LT((correlation - lambda).masked_select(active).abs().max().item<double>(), tolerance);
+}
+
+TEST(Lasso, LarsAndFistaAreTheSameAndOptimal) {
+  for (const double lambda : {0.01, 0.05, 0.3}) {
+    const Given given = random_problem(64, 16, 8, 5);
+    const PursuitSettings settings{.lambda = lambda, .iterations = 20000};
+    const at::Tensor by_lars = run("lars", given, settings),
+                     by_fista = run("fista", given, settings);
+    expect_optimal(given, by_lars, lambda, 1e-5);
+    expect_optimal(given, by_fista, lambda, 1e-4);
+    EXPECT_LT((by_lars - by_fista).abs().max().item<double>(), 1e-4) << lambda;
+  }
+}
+
+TEST(Lasso, GrownFromTwoCandidatesItIsThatOfAllAtoms) {
+  const Given given = random_problem(50, 200, 16, 6);
+  for (const char* name : {"lars", "fista"}) {
+    PursuitSettings settings{.lambda = 0.05, .iterations = 20000, .candidates = 200};
+    const at::Tensor all = run(name, given, settings);
+    settings.candidates = 2;
+    const at::Tensor grown = run(name, given, settings);
+    expect_optimal(given, grown, 0.05, 2e-4);
+    EXPECT_NEAR(squared_error(given, grown), squared_error(given, all), 1e-3);
+  }
+}
+
+TEST(Lasso, NothingAboveLambdaGivesNothing) {
+  const Given given = random_problem(10, 16, 8, 7);
+  for (const char* name : {"lars", "fista"})
+    EXPECT_EQ(run(name, given, {.lambda = 100}).abs().sum().item<double>(), 0);
+}
+
+TEST(Pursuits, HaveNamesOfTheirOwn) {
+  std::set<std::string_view> names;
+  for (const Pursuit& pursuit : all_pursuits()) EXPECT_TRUE(names.insert(pursuit.name).second);
+}
+
+}  // namespace
+}  // namespace megadict

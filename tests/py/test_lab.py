@@ -1,0 +1,80 @@
+"""`megadict lab`: the same numbers on any number of ranks, goes on, refuses."""
+
+import json
+import shutil
+
+import pytest
+from training import run
+
+USAGE, BAD_DATA, DIVERGED = 2, 3, 4
+SMALL = ["--seeds", "2", "--samples", "128", "--steps", "40"]
+
+
+def lab(megadict_bin, out, *words, ranks=1, code=0):
+    done = run(megadict_bin, ["lab", "run", *words, "--out", out], ranks)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def numbers(out, name):
+    result = json.loads((out / name / "result.json").read_text())
+    cells = [(cell["group"], cell["run"], cell["settings"], cell["numbers"]) for cell in result["cells"]]
+    return cells, result["table"]
+
+
+@pytest.mark.parametrize("name", ["known_codes", "known_dictionary", "pursuits", "bias", "topk_codes", "resampling"])
+def test_any_number_of_ranks_gives_the_same(megadict_bin, tmp_path, name):
+    lab(megadict_bin, tmp_path / "one", name, "--quick", *SMALL)
+    for ranks in (2, 4):
+        lab(megadict_bin, tmp_path / str(ranks), name, "--quick", *SMALL, ranks=ranks)
+        assert numbers(tmp_path / str(ranks), f"{name}_quick") == numbers(tmp_path / "one", f"{name}_quick")
+
+
+def test_a_run_goes_on_at_its_finished_cells(megadict_bin, tmp_path):
+    lab(megadict_bin, tmp_path, "pursuits", *SMALL)
+    before = numbers(tmp_path, "pursuits")
+    cells = tmp_path / "pursuits" / "cells"
+    kept = (cells / "pursuits_seed0.json").stat().st_mtime_ns
+    (cells / "pursuits_seed1.json").unlink()
+    done = lab(megadict_bin, tmp_path, "pursuits", *SMALL)
+    assert "2 cells, 1 done before" in done.stdout and "pursuits_seed1 is done" in done.stdout
+    assert (cells / "pursuits_seed0.json").stat().st_mtime_ns == kept
+    assert numbers(tmp_path, "pursuits") == before
+
+
+def test_list_names_what_run_takes(megadict_bin):
+    done = run(megadict_bin, ["lab", "list"])
+    assert done.returncode == 0
+    for name in ("known_codes", "unknown", "regimes", "frontier", "resampling"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(("words", "part"), [
+    (["unknwon"], "did you mean 'unknown'?"), (["unknown", "--latents", "0"], "latents = 0"),
+    (["unknown", "--width", "0"], "width = 0"), (["unknown", "--k", "40"], "k = 40 active of 16 latents"),
+    (["unknown", "--samples", "100"], "a multiple of 32"), ([], "NAME"), (["unknown", "--out", "/dev/null/x"], "/dev/null"),
+])  # fmt: skip
+def test_refusals(megadict_bin, tmp_path, words, part):
+    more = [] if "--out" in words else ["--out", tmp_path / "out"]
+    done = run(megadict_bin, ["lab", "run", *words, *more])
+    assert (done.returncode, len(done.stderr.splitlines())) == (USAGE, 1), done.stderr
+    assert part in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_diverging_cell_ends_all_with_its_step(megadict_bin, tmp_path, ranks):
+    done = lab(megadict_bin, tmp_path, "unknown", "--rate", "1e25", *SMALL, ranks=ranks, code=DIVERGED)
+    assert "is not finite" in done.stderr and "step" in done.stderr
+
+
+def test_other_settings_and_a_broken_cell_are_refused(megadict_bin, tmp_path):
+    lab(megadict_bin, tmp_path, "pursuits", *SMALL)
+    cell = tmp_path / "pursuits" / "cells" / "pursuits_seed0.json"
+    kept = cell.read_bytes()
+    done = lab(megadict_bin, tmp_path, "pursuits", "--seeds", "2", "--samples", "64", code=USAGE)
+    assert "a cell of other settings" in done.stderr and cell.read_bytes() == kept
+    cell.write_text('{"settings": 1}')
+    assert "is no cell" in lab(megadict_bin, tmp_path, "pursuits", *SMALL, code=BAD_DATA).stderr
+    shutil.rmtree(cell.parent)
+    cell.parent.write_text("in the way")
+    lab(megadict_bin, tmp_path, "pursuits", *SMALL, code=1)
