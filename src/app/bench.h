@@ -52,6 +52,13 @@ struct StepBench {
 // Collective over `world`; rank 0's times.
 BenchReport bench_step(Communicator& world, const StepBench& options);
 
+struct LabBench {
+  int64_t sae_steps = 40000, codes_steps = 20000;
+  int repeats = 3;
+};
+// Whole trainings of the laboratory's default problem.
+BenchReport bench_lab(const LabBench& options);
+
 struct LoaderBench {
   DataConfig data;
   bool cold = false;  // drop the shards from the page cache before every pass

@@ -30,6 +30,7 @@ struct BenchOptions {
   KernelBench kernels;
   StepBench step;
   LoaderBench loader;
+  LabBench lab;
   CommBench comm;
   int repeats = 5;
   int threads = 0;
@@ -205,6 +206,35 @@ std::string help_loader() {
   return help_text(loader_options(own));
 }
 
+OptionSet lab_options(BenchOptions& own) {
+  LabBench& lab = own.lab;
+  return {
+      .command = "bench lab",
+      .summary = "Whole trainings of the laboratory's default problem (16 latents, 8 wide).",
+      .fields = {
+          {"sae_steps", &lab.sae_steps, "steps", "of the autoencoder", between(1, 1e7)},
+          {"codes_steps", &lab.codes_steps, "steps", "of gradient sparse coding", between(1, 1e7)},
+          {"repeats", &lab.repeats, "", "runs of each; the median counts", between(1, 1e4)},
+          {"json", &own.json, "", "file to write"}}};
+}
+
+int run_lab_bench(Launch& launch, const Args& args) {
+  BenchOptions own;
+  read_options(lab_options(own), args);
+  refuse_output_files(launch.world(), {own.json});
+  if (launch.facts().ranks > 1)
+    fail_agreed(ExitCode::usage, "megadict bench lab runs as one process");
+  const c10::NoGradGuard no_grad;
+  at::set_num_threads(1);
+  finish(bench_lab(own.lab), own);
+  return 0;
+}
+
+std::string help_lab_bench() {
+  BenchOptions own;
+  return help_text(lab_options(own));
+}
+
 OptionSet comm_options(BenchOptions& own) {
   CommBench& comm = own.comm;
   return {.command = "bench comm",
@@ -281,6 +311,7 @@ constexpr Command kBenches[] = {
     {"kernels", "the local operations of a step, alone", run_kernels, help_kernels},
     {"step", "whole optimiser steps on the mesh, by stage", run_step, help_step},
     {"loader", "the batch stream beside plain reads of its files", run_loader, help_loader},
+    {"lab", "whole trainings of the laboratory's default problem", run_lab_bench, help_lab_bench},
     {"comm", "every collective over a range of sizes", run_comm, help_comm},
     {"machine", "rates that the planner computes from", run_machine, help_machine},
 };

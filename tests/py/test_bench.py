@@ -85,6 +85,15 @@ def test_comm(megadict_bin, tmp_path, ranks, more):
         assert (line["received_bytes"] > 0) == (line["bytes"] > 0 and line["ranks"] > 1), line
 
 
+def test_lab(megadict_bin, tmp_path):
+    out = tmp_path / "lab.json"
+    done = call(megadict_bin, ["bench", "lab", "--sae_steps", "20", "--codes_steps", "20", "--repeats", "1",
+                               "--json", str(out)], tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sae, codes = json.loads(out.read_text())["lines"]
+    assert (sae["compared"], sae["wrong"]) == (256, 0) and sae["rate"] > 0 and codes["rate"] > 0
+
+
 @pytest.mark.parametrize("words, part", [
     (["--data.path", "nowhere"], "no folder 'nowhere'"),
     (["--data.path", "empty"], "no *.h5 shards"),
