@@ -9,12 +9,17 @@
 namespace megadict {
 
 double sum_hidden(const Mesh& mesh, std::span<at::Tensor> gradients) {
-  double square = 0;
+  if (gradients.empty()) return 0;
+  std::vector<at::Tensor> flat;
+  for (const at::Tensor& gradient : gradients) flat.push_back(gradient.flatten());
+  at::Tensor all = at::cat(flat);
+  mesh.world->all_reduce(view_of(all), ReduceOp::sum, "gradients of hidden layers");
+  int64_t first = 0;
   for (at::Tensor& gradient : gradients) {
-    mesh.world->all_reduce(view_of(gradient), ReduceOp::sum, "gradients of hidden layers");
-    square += sum_of_squares(gradient);
+    gradient.view({-1}).copy_(all.narrow(0, first, gradient.numel()));
+    first += gradient.numel();
   }
-  return square;
+  return sum_of_squares(all);
 }
 
 void update_hidden(std::span<const at::Tensor> gradients, const OptimConfig& optim,

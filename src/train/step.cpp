@@ -194,7 +194,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction) *
                     since_resampling(config.dead, state);
-  if (!step.hidden.empty()) step.hidden_square = sum_hidden(mesh, step.hidden);
+  step.hidden_square = sum_hidden(mesh, step.hidden);
   decay_decoder_rows(optim, lr, state);
   const auto update = step.one_pass ? one_pass : by_tensors;
   Updated updated;
