@@ -8,10 +8,12 @@
 #include "app/build_facts.h"
 #include "app/commands.h"
 #include "app/options.h"
+#include "app/together.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stop_request.h"
 #include "io/output_path.h"
+#include "lab/row_training.h"
 #include "lab/run.h"
 
 namespace megadict {
@@ -30,20 +32,21 @@ OptionSet run_options(LabOptions& own) {
       .summary =
           "Runs an experiment (or all) and sets what it gives beside what was reported; "
           "goes on where it was interrupted. One thread a rank.",
-      .fields = {{"quick", &scale.quick, "", "fewer cells and steps: minutes"},
-                 {"seeds", &scale.seeds, "", "data seeds a cell; 0 = the experiment's",
-                  between(0, 1000)},
-                 {"out", &own.out, "", "folder: OUT/NAME/result.json, table.txt, cells/"},
-                 {"latents", &scale.latents, "",
-                  "of another problem, N; 0 = the experiment's, here and below", between(0, 4096)},
-                 {"width", &scale.width, "", "M", between(0, 4096)},
-                 {"k", &scale.k, "", "active latents of a sample, K", between(0, 4096)},
-                 {"samples", &scale.samples, "", "half train; a multiple of 32", between(0, 1e7)},
-                 {"steps", &scale.steps, "", "of training", between(0, 1e9)},
-                 {"rate", &scale.rate, "", "learning rate", between(0, 1e30)},
-                 {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
-                 {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)",
-                  between(0, 10)}},
+      .fields =
+          {{"quick", &scale.quick, "", "fewer cells and steps: minutes"},
+           {"seeds", &scale.seeds, "", "data seeds a cell; 0 = the experiment's", between(0, 1000)},
+           {"out", &own.out, "", "folder: OUT/NAME/result.json, table.txt, cells/"},
+           {"latents", &scale.latents, "",
+            "of another problem, N; 0 = the experiment's, here and below", between(0, 4096)},
+           {"width", &scale.width, "", "M", between(0, 4096)},
+           {"k", &scale.k, "", "active latents of a sample, K", between(0, 4096)},
+           {"samples", &scale.samples, "", "half train; a multiple of 32", between(0, 1e7)},
+           {"steps", &scale.steps, "", "of training", between(0, 1e9)},
+           {"rate", &scale.rate, "", "learning rate", between(0, 1e30)},
+           {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
+           {"data.path", &scale.data_path, "",
+            "shards of activations with eval/: depth, and frontier instead of its own problem"},
+           {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)", between(0, 10)}},
       .positional = {{"NAME", &own.name, "", "an experiment of `megadict lab list`, or all"}},
       .required = {"NAME"}};
 }
@@ -62,6 +65,19 @@ void check_scale(const LabScale& scale) {
     fail_agreed(ExitCode::usage,
                 fmt::format("samples = {}: a multiple of {}", scale.samples, kGrain),
                 fmt::format("--samples {}", (scale.samples / kGrain + 1) * kGrain));
+}
+
+// Those of `all` that cannot be run are said to be left out; one that is named is refused.
+bool can_run(const LabExperiment& experiment, const LabScale& scale, bool named) {
+  const bool given = !scale.data_path.empty();
+  if (named && given && experiment.rows == LabRows::never)
+    fail_agreed(ExitCode::usage,
+                fmt::format("{} has a problem of its own: --data.path is for depth "
+                            "and frontier",
+                            experiment.name));
+  if (experiment.rows != LabRows::always || given || named) return true;
+  say(fmt::format("{}: not run, it trains on activations: --data.path FOLDER", experiment.name));
+  return false;
 }
 
 std::vector<LabExperiment> wanted(const std::string& name) {
@@ -122,6 +138,9 @@ int run_run(Launch& launch, const Args& args) {
   refuse_zeros(set, read_options(set, plain));
   check_scale(own.scale);
   const std::vector<LabExperiment> experiments = wanted(own.name);
+  const bool needs_rows = experiments.size() == 1 && experiments[0].rows == LabRows::always;
+  if (needs_rows || !own.scale.data_path.empty())
+    rank_zero_first(launch.world(), [&] { check_rows(own.scale.data_path); });
   refuse_output_folder(own.out);
   at::set_num_threads(1);
   install_stop_handlers();
@@ -129,10 +148,15 @@ int run_run(Launch& launch, const Args& args) {
       {"processor", processor()}, {"ranks", launch.facts().ranks}, {"version", version()}};
   VerdictCount all;
   for (const LabExperiment& experiment : experiments) {
+    LabScale scale = own.scale;
+    if (!can_run(experiment, scale, experiments.size() == 1)) continue;
+    if (experiment.rows == LabRows::never ||
+        (experiments.size() > 1 && experiment.rows != LabRows::always))
+      scale.data_path.clear();
     VerdictCount count;
     const ExitCode code =
         run_experiment(launch.world(), experiment,
-                       {.out = own.out, .scale = own.scale, .quiet = is_quiet()}, machine, count);
+                       {.out = own.out, .scale = scale, .quiet = is_quiet()}, machine, count);
     if (code != ExitCode::done) return static_cast<int>(code);
     all.met += count.met;
     all.missed += count.missed;

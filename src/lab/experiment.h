@@ -20,7 +20,8 @@ struct LabScale {
   int64_t seeds = 0;   // data seeds
   int64_t latents = 0, width = 0, k = 0, samples = 0, steps = 0;
   double rate = 0, lambda = 0;
-  double zipf = 0;  // A3
+  double zipf = 0;             // A3
+  std::string data_path = {};  // shards of activations to train on
 
   // Another problem or other training than the seeds': nothing reported is comparable.
   bool is_own() const {
@@ -88,10 +89,14 @@ class LabResults {
 LabRow derived_row(const std::string& what, std::optional<double> value,
                    const std::string& reported, std::optional<Band> band = {});
 
+// Whether an experiment trains on the user's activations (LabScale::data_path).
+enum class LabRows { never, where_given, always };
+
 struct LabExperiment {
   std::string_view name, items, summary;
   std::vector<LabCell> (*cells)(const LabScale& scale);  // exit 2 for a scale that cannot be
   std::vector<LabRow> (*table)(const LabResults& results);
+  LabRows rows = LabRows::never;
 };
 
 std::span<const LabExperiment> all_experiments();

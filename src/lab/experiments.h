@@ -17,4 +17,10 @@ LabExperiment bias_experiment();              // E8
 LabExperiment topk_codes_experiment();        // C2
 LabExperiment resampling_experiment();        // 10.1
 
+LabExperiment depth_experiment();  // L1
+
+// E5 on rows of a data set, where one is given.
+std::vector<LabCell> row_frontier_cells(const LabScale& scale);
+std::vector<LabRow> row_frontier_table(const LabResults& results);
+
 }  // namespace megadict

@@ -21,7 +21,8 @@ namespace megadict {
 namespace {
 
 std::string folder_of(const LabExperiment& experiment, const LabRun& run) {
-  return fmt::format("{}/{}{}", run.out, experiment.name, run.scale.quick ? "_quick" : "");
+  return fmt::format("{}/{}{}{}", run.out, experiment.name,
+                     run.scale.data_path.empty() ? "" : "_rows", run.scale.quick ? "_quick" : "");
 }
 
 std::string path_of(const std::string& folder, const LabCell& cell) {
