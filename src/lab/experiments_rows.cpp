@@ -58,7 +58,7 @@ constexpr Depth kDepths[] = {{"shallow", "linear", "linear", false},
                              {"deep", "deep", "linear", false},
                              {"deep_deep", "deep", "deep", false},
                              {"deep_deep_norm", "deep", "deep", true}};
-constexpr double kWeights[] = {2, 4, 8, 16, 32, 64};  // of L1
+constexpr double kWeights[] = {.125, .25, .5, 1, 2, 4};  // of L1
 constexpr double kLevels[] = {5, 10, 20, 40};         // L0 to compare at
 
 std::string depth_group(const Depth& depth, double l1) {
@@ -69,7 +69,7 @@ std::vector<LabCell> depth_cells(const LabScale& scale) {
   std::vector<LabCell> cells;
   for (const Depth& depth : kDepths)
     for (const double l1 : kWeights) {
-      if (scale.quick && (l1 == 64 || depth.norm)) continue;
+      if (scale.quick && (l1 == .125 || depth.norm)) continue;
       RowTraining training;
       training.model.encoder = depth.encoder;
       training.model.decoder = depth.decoder;
