@@ -67,8 +67,9 @@ def overview(experiments) -> str:
         rows.append([f'<a href="#{e.folder.name}">{escape(title_of(e))}</a>', escape(str(e.facts.get("summary", ""))),
                      escape(str(e.facts.get("items", ""))), str(count["met"]), missed, str(count["-"]),
                      seconds(e.facts.get("seconds"))])
-    return table("Bands that the means over runs meet and miss; lines without a band, or whose cells were not run. Time of "
-                 "one core.", ["Experiment", "What", "Items", "Met", "Missed", "No band", "Time"], rows, words=2)
+    return table("Bands that the means over runs meet and miss; lines without a band, or whose cells were not run. "
+                 "Time of one core.", ["Experiment", "What", "Items", "Met", "Missed", "No band", "Time"], rows, words=2,
+                 kind="overview")
 
 
 def verdicts(experiment) -> str:
@@ -92,7 +93,8 @@ def section(experiment, figures) -> str:
     from megadict_tools.lab_figure import html_of
 
     count = experiment.verdicts()
-    said = f"{count['met']} of {count['met'] + count['MISSED']} bands met, {len(experiment.table)} lines"
+    judged = count["met"] + count["MISSED"]
+    said = (f"{count['met']} of {judged} bands met, " if judged else "No bands, ") + f"{len(experiment.table)} lines"
     key, opened = experiment.folder.name, " open" if len(experiment.table) <= 25 else ""
     return (f'<section aria-labelledby="{escape(key)}"><h2 id="{escape(key)}">{escape(title_of(experiment))}</h2>'
             f"<p>{escape(str(experiment.facts.get('summary', '')))}</p>{''.join(map(html_of, figures))}"

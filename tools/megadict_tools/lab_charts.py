@@ -204,7 +204,8 @@ def map_chart(title: str, columns: list[str], rows: list[str], tiles: list[list[
               line: list[tuple[float, float]] = ()) -> str:
     """tiles[row][column], row 0 at the bottom; `line` in columns and rows, (0, 0) the lowest left tile's middle."""
     wide, high = (X1 - X0) / len(columns), (Y0 - Y1) / len(rows)
-    parts = [f'<text class="name" x="{(X0 + X1) / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_name)}</text>',
+    parts = [f'<text class="name" x="{(X0 + X1) / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle">'
+             f'{escape(x_name)}</text>'
              f'<text class="name" x="13" y="{(Y0 + Y1) / 2:.0f}" text-anchor="middle" '
              f'transform="rotate(-90 13 {(Y0 + Y1) / 2:.0f})">{escape(y_name)}</text>']
     for c, name in enumerate(columns):
@@ -213,7 +214,8 @@ def map_chart(title: str, columns: list[str], rows: list[str], tiles: list[list[
     texts = []
     for r, name in enumerate(rows):
         top = Y0 - (r + 1) * high
-        parts.append(f'<text class="tick" x="{X0 - 7}" y="{top + high / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text class="tick" x="{X0 - 7}" y="{top + high / 2 + 4:.1f}" text-anchor="end">'
+                     f"{escape(name)}</text>")
         for c, tile in enumerate(tiles[r]):
             left, middle = X0 + c * wide, X0 + (c + .5) * wide
             parts.append(f'<rect {_fill(tile.share, 0.5)} x="{left + 1:.1f}" y="{top + 1:.1f}" width="{wide - 2:.1f}" '

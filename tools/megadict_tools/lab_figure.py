@@ -83,8 +83,9 @@ def image_css() -> str:
     page = (HERE / "report_page.css").read_text()
     light = dict(re.findall(r"(--[\w-]+): (#\w+)", page.split("@media")[0]))
     shared = re.findall(r"^((?:svg text|\.(?:grid|axis|line|dot)\b)[^{}]*)\{([^{}]*)\}", page, re.M)
+    own = re.findall(r"^((?:svg text)?\.[^{}]+)\{([^{}]*)\}", (HERE / "lab_charts.css").read_text(), re.M)
     rules = []
-    for selector, body in shared + re.findall(r"^((?:svg text)?\.[^{}]+)\{([^{}]*)\}", (HERE / "lab_charts.css").read_text(), re.M):
+    for selector, body in shared + own:
         colours = [(f".s{i}", f"var(--s{i})") for i in range(SERIES)] if "var(--c)" in body else []
         colours.append(("", "none"))
         for suffix, colour in colours:
@@ -109,9 +110,10 @@ def image_of(figure: Figure) -> str:
         for i, (title, svg, says) in enumerate(figure.panels[row:row + columns]):
             w, h = sizes[row + i]
             x = GAP + i * (w + GAP)
+            place = f'<svg overflow="visible" x="{x}" y="{y + 28 + below}" width="{w}" height="{h}" '
             parts.append(f'<text class="panel" x="{x}" y="{y + 18}">{escape(title)}</text>'
                          f'<text class="tick" x="{x}" y="{y + 34}">{says}</text>'
-                         + svg.replace("<svg ", f'<svg x="{x}" y="{y + 28 + below}" width="{w}" height="{h}" ', 1))
+                         + svg.replace("<svg ", place, 1))
         y += 28 + below + max(h for _, h in sizes[row:row + columns]) + 14
     marks, y = _marks(figure.legend, width, y)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}" '

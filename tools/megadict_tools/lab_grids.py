@@ -112,14 +112,16 @@ def regimes(experiment: Experiment) -> list[Figure]:
         chart, traces = boundary(grid, compare)
         panels.append(("Latent MCC against M over the line", chart, ""))
         figures += figure_of(f"fig5_k{k}", f"Fig 5: regimes, K = {k}", "In the tiles: ours, and what was reported in "
-                             "brackets; – was not run. The deeper the colour, the further from 0; the second colour is "
-                             f"below 0. {note_of(experiment)}", panels, traces, [("border", "M = 2K ln(N/K)")])
+                             "brackets; – was not run. The deeper the colour, the further from 0; the second colour "
+                             f"is below 0. {note_of(experiment)}", panels, traces, [("border", "M = 2K ln(N/K)")])
     return figures
 
 
 GRAMS = ((16, "fig9", "Fig 9: Gram matrices, as many latents as the truth has (16)"),
          (24, "fig10", "Fig 10: Gram matrices, more latents (24 for 16)"),
          (12, "fig11", "Fig 11: Gram matrices, fewer latents (12 for 16)"))
+
+MATRICES = (("softmax_gram", "row-softmax of DᵀD"), ("cosine_gram", "cosines"))
 
 
 def _square(matrix) -> bool:
@@ -135,15 +137,15 @@ def gram(experiment: Experiment) -> list[Figure]:
                             (f"mlp256_{latents}", "MLP 256")):
             numbers = experiment.of(group)[0].numbers if experiment.has(group) else {}
             scores = [(text, experiment.value(group, key)) for text, key in (
-                ("latent MCC", "latent_mcc"), ("dictionary MCC", "dictionary_mcc"), ("superposition", "superposition_mean"),
-                ("largest |cosine|", "largest_cosine"))]
+                ("latent MCC", "latent_mcc"), ("dictionary MCC", "dictionary_mcc"),
+                ("superposition", "superposition_mean"), ("largest |cosine|", "largest_cosine"))]
             scored = [", ".join(f"{text} {value.mean:.2f}" for text, value in part if value)
                       for part in (scores[:2], scores[2:])]
-            for row, (matrix, kind) in enumerate((("softmax_gram", "row-softmax of DᵀD"), ("cosine_gram", "cosines"))):
+            for row, (matrix, kind) in enumerate(MATRICES):
                 if _square(numbers.get(matrix)):
                     chart = matrix_chart(f"{name}: {kind}", numbers[matrix])
                     panels[row].append((f"{name}: {kind}", chart, scored[row]))
-        figures += figure_of(key, title, "Columns of the learned dictionary against each other, of the first run, without "
-                             "unit length. Full colour is 1, the second colour is below 0; numbers are means over the "
-                             "runs.", panels[0] + panels[1])
+        figures += figure_of(key, title, "Columns of the learned dictionary against each other, of the first run, "
+                             "without unit length. Full colour is 1, the second colour is below 0; numbers are means "
+                             "over the runs.", panels[0] + panels[1])
     return figures

@@ -1,5 +1,6 @@
 """A table's rows against their bands."""
 
+import math
 import re
 from html import escape
 
@@ -34,7 +35,7 @@ def _scale(low: float | None, high: float | None, values: list[float]) -> tuple[
     return edge - reach, edge + reach
 
 
-LABELS, STRIP, LINE = 330, 250, 22  # pixels: of the names, of a strip, from row to row
+LONGEST, STRIP, LINE = 54, 250, 22  # letters of a name; pixels of a strip, from row to row
 
 
 def rows_chart(title: str, rows: list[dict], axis: tuple[float, float] | None = None) -> str:
@@ -43,8 +44,8 @@ def rows_chart(title: str, rows: list[dict], axis: tuple[float, float] | None = 
     rows = [row for row in rows if row["ours"] is not None and (axis or row["band"])]
     if not rows:
         return ""
-    width, left = LABELS + STRIP + 160, LABELS + 10
-    parts = []
+    left = 24 + 6.6 * max(len(_name(row)) for row in rows)
+    parts, width = [], math.ceil(left + STRIP + (150 if axis else 190))
     for i, row in enumerate(rows):
         parts += _strip(row, left, 8 + i * LINE + LINE / 2, axis)
     height = 16 + LINE * len(rows)
@@ -53,6 +54,11 @@ def rows_chart(title: str, rows: list[dict], axis: tuple[float, float] | None = 
                   f"{short(axis[0] + (axis[1] - axis[0]) * s)}</text>" for s in (0, 0.25, 0.5, 0.75, 1)]
         height += 14
     return svg(title, parts, width, height)
+
+
+def _name(row: dict) -> str:
+    name = row["what"].strip()
+    return name if len(name) <= LONGEST else name[:LONGEST - 1] + "…"
 
 
 def _strip(row: dict, left: float, y: float, axis: tuple[float, float] | None) -> list[str]:
@@ -64,9 +70,9 @@ def _strip(row: dict, left: float, y: float, axis: tuple[float, float] | None) -
         return left + STRIP * min(1, max(0, (value - ends[0]) / (ends[1] - ends[0])))
 
     kind = "s1" if row["verdict"] == "MISSED" else "s0"
-    name = row["what"].strip()
+    name = _name(row)
     parts = [f'<text class="label" x="{left - 10:.0f}" y="{y + 4:.0f}" text-anchor="end">'
-             f"{escape(name if len(name) <= 54 else name[:53] + '…')}</text>",
+             f"{escape(name)}</text>",
              f'<path class="grid" d="M{left:.0f} {y:.0f}H{left + STRIP:.0f}"/>']
     if low is not None or high is not None:
         a, b = at(ends[0] if low is None else low), at(ends[1] if high is None else high)
@@ -74,8 +80,8 @@ def _strip(row: dict, left: float, y: float, axis: tuple[float, float] | None) -
                      f"<title>band: {escape(row['band'])}</title></rect>")
     if sd:
         parts.append(f'<path class="whisker {kind}" d="M{at(ours - sd):.1f} {y:.0f}H{at(ours + sd):.1f}"/>')
-    parts.append(f'<circle class="dot {kind}" cx="{at(ours):.1f}" cy="{y:.0f}" r="4.5"><title>{escape(name)}: {ours:.4g}'
-                 "</title></circle>")
+    parts.append(f'<circle class="dot {kind}" cx="{at(ours):.1f}" cy="{y:.0f}" r="4.5"><title>'
+                 f"{escape(name)}: {ours:.4g}</title></circle>")
     if reported:
         parts.append(diamond(at(reported[0]), y, "ink", f"{name}, reported: {reported[0]:.4g}", 4.5))
     spread = f" ± {sd:.2g}" if sd else ""

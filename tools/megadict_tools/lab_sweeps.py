@@ -52,7 +52,8 @@ def topk_trace(experiment: Experiment, x: str, y: str) -> Trace:
         if value and (at or x == "k"):
             points.append(Point(at.mean if at else int(group[4:]), value.mean, value.sd))
     known = reported.TOPK if x == "k" and points and experiment.comparable else {}
-    return Trace("TopK", 3, points, marked=True, reported=[Point(k, v[0 if y == "mse" else 1]) for k, v in known.items()])
+    theirs = [Point(k, v[0 if y == "mse" else 1]) for k, v in known.items()]
+    return Trace("TopK", 3, points, marked=True, reported=theirs)
 
 
 def frontier(experiment: Experiment) -> list[Figure]:
@@ -66,9 +67,10 @@ def frontier(experiment: Experiment) -> list[Figure]:
         name = {"share": "share of active codes (L0)", "l1": "mean |z|", "lambda": "λ"}[x]
         charts.append((title, xy_chart(title, traces, name, log_x=x == "lambda", log_y=y == "mse"), ""))
     for title, y in (("TopK: MSE against k", "mse"), ("TopK: latent MCC against k", "mcc")):
-        charts.append((title, xy_chart(title, [topk_trace(experiment, "k", y)], "k (3 are active)", log_y=y == "mse"), ""))
-    return figure_of("fig6", "Fig 6: error, active codes and recovery", "L0 is the share of codes above 0; of sparse coding, "
-                     f"whose codes never are 0, above 1e-4. {note_of(experiment)}", charts,
+        trace = topk_trace(experiment, "k", y)
+        charts.append((title, xy_chart(title, [trace], "k (3 are active)", log_y=y == "mse"), ""))
+    return figure_of("fig6", "Fig 6: error, active codes and recovery", "L0 is the share of codes above 0; of sparse "
+                     f"coding, whose codes never are 0, above 1e-4. {note_of(experiment)}", charts,
                      frontier_traces(experiment, "lambda", "mcc") + [topk_trace(experiment, "k", "mcc")])
 
 
@@ -88,17 +90,21 @@ def width(experiment: Experiment) -> list[Figure]:
                                 marked=True))
         legend = legend or traces
         ticks = sorted({h for hidden in shapes.values() for h in hidden})
-        panels.append((title, xy_chart(title, traces, "hidden width h", log_x=True, log_y=key == "loss", x_ticks=ticks), ""))
-    return figure_of("fig12", "Fig 12: width of the MLP encoder", f"No numbers were reported. {note_of(experiment)}", panels,
-                     legend)
+        chart = xy_chart(title, traces, "hidden width h", log_x=True, log_y=key == "loss", x_ticks=ticks)
+        panels.append((title, chart, ""))
+    return figure_of("fig12", "Fig 12: width of the MLP encoder", f"No numbers were reported. {note_of(experiment)}",
+                     panels, legend)
+
+
+BIAS_PANELS = (("Latent MCC", "latent_mcc"), ("Test loss", "loss"), ("Share of codes above 1e-4", "l0_1e-4"),
+               ("Dictionary MCC", "dictionary_mcc"))  # columns of reported.BIAS
 
 
 def bias(experiment: Experiment) -> list[Figure]:
     methods = [m for m in (("sae", "SAE"), ("codes", "sparse coding"), ("mlp64", "MLP 64"))
                if experiment.has(f"{m[0]}_bias") or experiment.has(f"{m[0]}_none")]
     panels, legend = [], []
-    for column, (title, key) in enumerate((("Latent MCC", "latent_mcc"), ("Test loss", "loss"),
-                                           ("Share of codes above 1e-4", "l0_1e-4"), ("Dictionary MCC", "dictionary_mcc"))):
+    for column, (title, key) in enumerate(BIAS_PANELS):
         traces = []
         for i, (suffix, name) in enumerate((("bias", "with biases"), ("none", "without"))):
             points = [Point(at, v.mean, v.sd) for at, (method, _) in enumerate(methods)
@@ -114,7 +120,8 @@ def bias(experiment: Experiment) -> list[Figure]:
 def topk_codes(experiment: Experiment) -> list[Figure]:
     panels, legend = [], []
     compare = experiment.comparable
-    kept = sorted({int(key[1:-4]) for c in experiment.of("codes") for key in c.numbers if re.fullmatch(r"[ab]\d+_mse", key)})
+    numbers = [key for cell in experiment.of("codes") for key in cell.numbers]
+    kept = sorted({int(key[1:-4]) for key in numbers if re.fullmatch(r"[ab]\d+_mse", key)})
     for y, (title, key, everything) in enumerate((("MSE", "mse", "mse"), ("Latent MCC", "mcc", "latent_mcc"))):
         traces = []
         for i, (letter, name) in enumerate((("a", "taken at the end"), ("b", "all along"))):
@@ -128,24 +135,28 @@ def topk_codes(experiment: Experiment) -> list[Figure]:
         if compare and key == "mcc":
             traces.append(Trace("SAE, reported", 3, [Point(0, reported.TOPK_CODES_SAE)], level=True))
         legend = traces
-        panels.append((f"{title} against k", xy_chart(f"{title} against k", traces, "k largest codes", log_y=key == "mse",
-                                                      x_ticks=kept), ""))
-    return figure_of("fig15", "Fig 15: the k largest codes", "Of gradient sparse coding: cut at the end, or all along the "
-                     f"optimisation. {note_of(experiment)}", panels, legend)
+        chart = xy_chart(f"{title} against k", traces, "k largest codes", log_y=key == "mse", x_ticks=kept)
+        panels.append((f"{title} against k", chart, ""))
+    return figure_of("fig15", "Fig 15: the k largest codes", "Of gradient sparse coding: cut at the end, or all along "
+                     f"the optimisation. {note_of(experiment)}", panels, legend)
+
+
+RESAMPLING_PANELS = (("Dead latents of 64 at the end", "dead", False), ("Test MSE", "mse", True),
+                     ("Best |correlation| of a true latent", "best_correlation", False))  # of reported.RESAMPLING
 
 
 def resampling(experiment: Experiment) -> list[Figure]:
     groups = [g for g in (("left", "left alone"), ("resampled", "resampled")) if experiment.has(g[0])]
     panels, legend = [], []
-    for column, (title, key, log) in enumerate((("Dead latents of 64 at the end", "dead", False), ("Test MSE", "mse", True),
-                                                ("Best |correlation| of a true latent", "best_correlation", False))):
-        points = [Point(at, v.mean, v.sd) for at, (group, _) in enumerate(groups) if (v := experiment.value(group, key))]
+    for column, (title, key, log) in enumerate(RESAMPLING_PANELS):
+        points = [Point(at, v.mean, v.sd) for at, (group, _) in enumerate(groups)
+                  if (v := experiment.value(group, key))]
         known = [Point(at, reported.RESAMPLING[group][column]) for at, (group, _) in enumerate(groups)]
         traces = [Trace("ours", 0, points, joined=False, reported=known if experiment.comparable else [])]
         legend = legend or traces
         panels.append((title, category_chart(title, [name for _, name in groups], traces, log, zero=key == "dead"), ""))
-    return figure_of("resampling", "Dead latents brought back", f"32 of 64 are dead at the start. {note_of(experiment)}",
-                     panels, legend)
+    return figure_of("resampling", "Dead latents brought back",
+                     f"32 of 64 are dead at the start. {note_of(experiment)}", panels, legend)
 
 
 def pursuits(experiment: Experiment) -> list[Figure]:
@@ -165,6 +176,6 @@ def pursuits(experiment: Experiment) -> list[Figure]:
 def bands(experiment: Experiment) -> list[Figure]:
     """For what has no figure of its own: every row that has a band."""
     marks = [("spot s0", "ours, in its band"), ("spot s1", "outside"), ("band", "band")]
-    return figure_of("bands", "Ours against the bands", "Each row has a scale of its own, on which its band is the middle "
-                     "half, or with one end the half that is allowed.",
+    return figure_of("bands", "Ours against the bands", "Each row has a scale of its own, on which its band is the "
+                     "middle half, or with one end the half that is allowed.",
                      [("Rows with a band", rows_chart("Ours against the bands", experiment.table), "")], more=marks)

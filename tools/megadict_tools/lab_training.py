@@ -64,7 +64,8 @@ def known_codes(experiment: Experiment) -> list[Figure]:
     traces = [curve_trace(experiment, g, "score", known) for g in groups]
     cost = [over_flops(experiment, g, t, False, False) for g, t in zip(groups, traces)]
     crossing = (reported.KNOWN_CODES_CROSSING, "reported crossing") if experiment.comparable else None
-    panels = [("Score against steps", xy_chart("Score against steps", traces, "steps", floor=0.6), "From 0.6."),
+    panels = [("Score against steps", xy_chart("Score against steps", traces, "steps", floor=0.6),
+               "Those below 0.6 are left out."),
               ("Score against paper-FLOPs", xy_chart("Score against FLOPs", cost, "FLOPs as the paper counts them",
                                                      log_x=True, mark_x=crossing, floor=0), "")]
     return figure_of("fig2", "Fig 2: known codes", "Mean correlation of each latent's codes with the true ones, same "
@@ -80,10 +81,10 @@ def known_dictionary(experiment: Experiment) -> list[Figure]:
     codes = final(experiment, "ito", "latent_mcc", iterations, known)
     shape = shape_of(experiment, "ito", False)
     price = lambda points: [Point(flops.ito(shape, int(p.x)), p.y, p.sd) for p in points]
-    paid = Trace(codes.name, codes.index, price(codes.points), False, reported=price(codes.reported)) if shape else codes
+    paid = [Trace(codes.name, codes.index, price(codes.points), False, reported=price(codes.reported))] if shape else []
     traces.append(codes)
     panels = [("Latent MCC against steps", xy_chart("Latent MCC against steps", traces, "steps"), ""),
-              ("Latent MCC against paper-FLOPs", xy_chart("Latent MCC against FLOPs", cost + [paid] if shape else cost,
+              ("Latent MCC against paper-FLOPs", xy_chart("Latent MCC against FLOPs", cost + paid,
                "FLOPs as the paper counts them", log_x=True), "Training and inference.")]
     return figure_of("fig3", "Fig 3: known dictionary", "The dictionary is the true one and stays; encoders learn its "
                      f"codes, or they are optimised. {note_of(experiment)}", panels, traces)
@@ -108,7 +109,8 @@ def unknown(experiment: Experiment) -> list[Figure]:
               ("Dictionary MCC", atoms + levels("dictionary_mcc"), steps),
               ("Latent MCC", priced, cost), ("Dictionary MCC", priced_atoms, cost))
     panels = [(f"{name} against {'steps' if x == steps else 'paper-FLOPs'}",
-               xy_chart(f"{name} against {x}", traces, x, log_x=x == cost, floor=0.2), "") for name, traces, x in charts]
+               xy_chart(f"{name} against {x}", traces, x, log_x=x == cost, floor=0.2), "")
+              for name, traces, x in charts]
     return figure_of("fig4", "Fig 4: neither codes nor dictionary known", "Curves of sparse coding are of its training "
                      "codes, all others of the test half; optimised codes use the SAE's dictionary. "
                      f"{note_of(experiment)}", panels, latents + codes + levels("latent_mcc"))
