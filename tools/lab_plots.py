@@ -68,8 +68,8 @@ def overview(experiments) -> str:
                      escape(str(e.facts.get("items", ""))), str(count["met"]), missed, str(count["-"]),
                      seconds(e.facts.get("seconds"))])
     return table("Bands that the means over runs meet and miss; lines without a band, or whose cells were not run. "
-                 "Time of one core.", ["Experiment", "What", "Items", "Met", "Missed", "No band", "Time"], rows, words=2,
-                 kind="overview")
+                 "Time of one core.", ["Experiment", "What", "Items", "Met", "Missed", "No band", "Time"], rows,
+                 words=2, kind="overview")
 
 
 def verdicts(experiment) -> str:

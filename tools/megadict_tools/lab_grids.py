@@ -39,7 +39,7 @@ class Grid:
             rows.append([])
             for latents in self.latents:
                 ours, theirs = of(width, latents), known(width, latents)
-                text = "–" if ours is None else f"{ours:.2f}"
+                text = "–" if ours is None else f"{round(ours, 2) + 0.0:.2f}"
                 below = "" if theirs is None else f"({theirs:.2f})"
                 says = f"M {width}, N {latents}: {text}" + (f", reported {theirs:.3f}" if below else "")
                 rows[-1].append(Tile(ours, text, below, says))
