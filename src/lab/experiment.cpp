@@ -136,7 +136,8 @@ std::span<const LabExperiment> all_experiments() {
       regimes_experiment(),     frontier_experiment(),
       gram_experiment(),        width_experiment(),
       bias_experiment(),        topk_codes_experiment(),
-      resampling_experiment()};
+      resampling_experiment(),  connectors_experiment(),
+      tied_experiment(),        sparse_weights_experiment()};
   return all;
 }
 
