@@ -11,7 +11,7 @@
 namespace megadict {
 namespace {
 
-using namespace std::string_literals;
+using std::string_literals::operator""s;
 using test::TempFolder;
 
 const std::string kTwoByThree = "\0\0\x08\x02\0\0\0\x02\0\0\0\x03"s + "abcdef";

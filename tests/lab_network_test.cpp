@@ -175,7 +175,7 @@ void write_bars(const TempFolder& folder, const std::string& name, uint32_t coun
 NetworkSettings few_bars() {
   return {.split = {320, 96, false},
           .classifier_epochs = 12,
-          .epochs = 10,
+          .epochs = 30,
           .latents = 32,
           .rate = 3e-3};
 }
@@ -215,13 +215,13 @@ TEST(Network, LearnsBarsAndItsFeaturesStandForThem) {
   const BaseNetwork base = train_base(few_bars(), folder.path());
   EXPECT_GT(base.right_by_epoch.back(), .99);
   EXPECT_LT(base.train_loss_by_epoch.back(), base.train_loss_by_epoch.front());
-  const std::vector<LayerSae> saes = train_saes(base, DecoderKind::tied, .02);
+  const std::vector<LayerSae> saes = train_saes(base, DecoderKind::tied, .005);
   for (const LayerSae& layer : saes) EXPECT_LT(layer.mse_by_epoch.back(), layer.mse_by_epoch[0]);
   const std::vector<LayerConnector> closed = train_connectors(base, saes, true, .1);
   const std::vector<LayerConnector> random = train_connectors(base, saes, false, .1);
   for (const auto& connectors : {closed, random})
     for (const LayerConnector& layer : connectors) {
-      EXPECT_EQ(layer.mse_by_epoch.size(), 11);
+      EXPECT_EQ(layer.mse_by_epoch.size(), 31);
       EXPECT_LT(layer.mse_by_epoch.back(), layer.mse_by_epoch.front());
     }
   const Accuracies found = accuracies(base, saes, {&closed[0].connector, &closed[1].connector});
@@ -229,7 +229,7 @@ TEST(Network, LearnsBarsAndItsFeaturesStandForThem) {
   EXPECT_GT(found.reconstructed, .95);
   EXPECT_GT(found.simulated, .9);
   write_network_files(files.path(), base, saes, closed);
-  EXPECT_THAT(NpyFile::open(files / "connector_12.npy").shape(), testing::ElementsAre(11, 32, 32));
+  EXPECT_THAT(NpyFile::open(files / "connector_12.npy").shape(), testing::ElementsAre(31, 32, 32));
   EXPECT_THAT(NpyFile::open(files / "latent_images.npy").shape(),
               testing::ElementsAre(3, 16, 10, 28, 28));
   EXPECT_THAT(NpyFile::open(files / "decoders.npy").shape(), testing::ElementsAre(3, 64, 32));

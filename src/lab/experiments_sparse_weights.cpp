@@ -1,4 +1,4 @@
-// L2g: connectors whose small weights are zeroed, and what that saves.
+// L2g: connectors (from the closed form) whose small weights are zeroed, and what that saves.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -25,13 +25,14 @@ std::string group_of(const Point& p) {
   return fmt::format("s{}_w{}", p.sae, p.weight);
 }
 
-// Codes of validation images, over again until there are that many.
-Tiles<float> timed_codes(const BaseNetwork& base, const SmallSae<float>& sae, size_t layer) {
+// Codes of `images` validation images, over again until there are that many.
+Tiles<float> timed_codes(const BaseNetwork& base, const SmallSae<float>& sae, size_t layer,
+                         int64_t images) {
   const Rows codes = codes_of(sae, base.validation[layer]);
-  std::vector<int32_t> which(static_cast<size_t>(kTimedImages));
+  std::vector<int32_t> which(static_cast<size_t>(images));
   for (size_t i = 0; i < which.size(); ++i)
     which[i] = static_cast<int32_t>(static_cast<int64_t>(i) % codes.count);
-  Tiles<float> tiles(kTimedImages, codes.width);
+  Tiles<float> tiles(images, codes.width);
   gather_rows(codes, which, tiles);
   return tiles;
 }
@@ -43,17 +44,17 @@ Connector<float> without_small(Connector<float> connector) {
 }
 
 // The same step of the classifier itself: what a connector stands for.
-double neuron_layer_s(const BaseNetwork& base, size_t layer) {
-  std::vector<int32_t> which(static_cast<size_t>(kTimedImages));
+double neuron_layer_s(const BaseNetwork& base, size_t layer, int64_t images) {
+  std::vector<int32_t> which(static_cast<size_t>(images));
   for (size_t i = 0; i < which.size(); ++i)
     which[i] = static_cast<int32_t>(static_cast<int64_t>(i) % base.validation[layer].count);
-  Tiles<float> x(kTimedImages, kNeurons);
+  Tiles<float> x(images, kNeurons);
   gather_rows(base.validation[layer], which, x);
   return time_products(base.net.layers()[layer + 1], 0, x).dense_s();
 }
 
 nlohmann::ordered_json run_point(NetworkWorkshop& workshop, const NetworkSettings& s,
-                                 const Point& p) {
+                                 const Point& p, int64_t images) {
   const BaseNetwork& base = workshop.base(s);
   const std::vector<LayerSae>& saes = workshop.saes(s, DecoderKind::tied, p.sae);
   const std::vector<LayerConnector> whole = train_connectors(base, saes, true, p.weight);
@@ -65,14 +66,15 @@ nlohmann::ordered_json run_point(NetworkWorkshop& workshop, const NetworkSetting
   double kept = 0, all = 0, neurons_s = 0, neurons = 0;
   for (size_t l = 0; l < whole.size(); ++l) {
     const Linear<float>& map = whole[l].connector.map;
-    const ProductTimes times = time_products(map, kLargeWeight, timed_codes(base, saes[l].sae, l));
+    const ProductTimes times =
+        time_products(map, kLargeWeight, timed_codes(base, saes[l].sae, l, images));
     sum.compressed_s += times.compressed_s;
     sum.tiles_s += times.tiles_s;
     sum.gemm_s += times.gemm_s;
     kept += static_cast<double>(count_above(map.weight, kLargeWeight));
     all += static_cast<double>(map.weight.value.size());
     neurons += static_cast<double>(base.net.layers()[l + 1].weight.value.size());
-    neurons_s += neuron_layer_s(base, l);
+    neurons_s += neuron_layer_s(base, l, images);
   }
   return {{"base", before.base},
           {"before", before.simulated},
@@ -81,18 +83,20 @@ nlohmann::ordered_json run_point(NetworkWorkshop& workshop, const NetworkSetting
           {"kept", kept},
           {"kept_share", kept / all},
           {"kept_of_neurons", kept / neurons},
+          {"kept_with_ends", (kept + static_cast<double>(2 * s.latents * kNeurons)) / neurons},
           {"compressed_ms", 1000 * sum.compressed_s},
           {"tiles_ms", 1000 * sum.tiles_s},
           {"gemm_ms", 1000 * sum.gemm_s},
           {"neurons_ms", 1000 * neurons_s},
           {"speedup", sum.dense_s() / sum.compressed_s},
           {"neurons_over_compressed", neurons_s / sum.compressed_s},
-          {"break_even",
-           break_even_density(s.latents, s.latents, timed_codes(base, saes[0].sae, 0), s.seed)}};
+          {"break_even", break_even_density(s.latents, s.latents,
+                                            timed_codes(base, saes[0].sae, 0, images), s.seed)}};
 }
 
 std::vector<LabCell> sparse_cells(const LabScale& scale) {
   const auto workshop = std::make_shared<NetworkWorkshop>(scale.mnist);
+  const int64_t images = scale.samples > 0 ? scale.samples / 2 : kTimedImages;
   std::vector<LabCell> cells;
   for (int64_t seed = 0; seed < seeds_of(scale, scale.quick ? 1 : 3); ++seed)
     for (const Point& p : kPoints) {
@@ -104,7 +108,7 @@ std::vector<LabCell> sparse_cells(const LabScale& scale) {
            .seed = seed,
            .cost_s = 2 + cost.base_s / 2 + cost.saes_s + cost.connectors_s,
            .settings = {{"network", settings_json(s)}, {"lambda_s", p.sae}, {"lambda_w", p.weight}},
-           .run = [=] { return run_point(*workshop, s, p); }});
+           .run = [=] { return run_point(*workshop, s, p, images); }});
     }
   return cells;
 }
@@ -124,6 +128,7 @@ std::vector<LabRow> sparse_table(const LabResults& r) {
     add("weights kept of 131,072, both connectors", "kept", "");
     add("  as a share", "kept_share", "");
     add("  over the 8,192 of the neuron layers", "kept_of_neurons", "a fraction", Band{.high = 1});
+    add("    with the encoder before and the decoder behind them", "kept_with_ends", "");
     add("compressed rows, ms for 10,000 images", "compressed_ms", "");
     add("dense, this program's tiles, ms", "tiles_ms", "");
     add("dense, LibTorch, ms", "gemm_ms", "");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "lab/cells.h"
@@ -23,9 +24,9 @@ struct Arm {
 };
 const std::vector<Arm>& arms() {
   static const std::vector<Arm> all = {
-      {DecoderKind::tied, {.1, .2, .3, .6, 1}, {.1, .3, .6}},
+      {DecoderKind::tied, {.1, .2, .3, .6, 1}, {.1, .3, 1}},
       {DecoderKind::unit_columns, {.1, .3, .6, 1, 2}, {.1, .6, 1.5}},
-      {DecoderKind::free, {.05, .1, .2, .4, .8}, {.05, .2, .6}}};
+      {DecoderKind::free, {.05, .1, .2, .4, .8}, {.05, .2, 1}}};
   return all;
 }
 
@@ -83,18 +84,24 @@ std::vector<LabCell> tied_cells(const LabScale& scale) {
   return cells;
 }
 
+std::vector<std::string> groups_of(const LabResults& r, const Arm& arm) {
+  std::vector<std::string> groups;
+  for (const std::vector<double>& lambdas : {arm.lambdas, arm.quick_lambdas})
+    for (const double lambda : lambdas) {
+      const std::string group = group_of(arm.kind, lambda);
+      if (r.has(group) && std::count(groups.begin(), groups.end(), group) == 0)
+        groups.push_back(group);
+    }
+  return groups;
+}
+
 // numbers[key] of a kind at `active` latents (of numbers[axis]), over its lambdas. The error's
 // logarithm is what is interpolated.
 std::optional<double> at_active(const LabResults& r, const Arm& arm, const std::string& axis,
                                 const std::string& key, double active) {
   const bool is_error = key.starts_with("mse");
   std::vector<std::pair<double, double>> points;
-  std::vector<double> lambdas = arm.lambdas;
-  for (const double lambda : arm.quick_lambdas)
-    if (std::count(lambdas.begin(), lambdas.end(), lambda) == 0) lambdas.push_back(lambda);
-  for (const double lambda : lambdas) {
-    const std::string group = group_of(arm.kind, lambda);
-    if (!r.has(group)) continue;
+  for (const std::string& group : groups_of(r, arm)) {
     const double value = r.mean(group, key);
     points.emplace_back(r.mean(group, axis), is_error ? std::log(value) : value);
   }
@@ -102,20 +109,36 @@ std::optional<double> at_active(const LabResults& r, const Arm& arm, const std::
   return found && is_error ? std::optional(std::exp(*found)) : found;
 }
 
+// Two numbers of active latents that every kind spans, at a quarter and three quarters of the range
+// they have in common; none where they have none.
+std::vector<double> compared_at(const LabResults& r, const std::string& axis) {
+  double low = 0, high = std::numeric_limits<double>::infinity();
+  for (const Arm& arm : arms()) {
+    double least = std::numeric_limits<double>::infinity(), most = 0;
+    for (const std::string& group : groups_of(r, arm)) {
+      least = std::min(least, r.mean(group, axis));
+      most = std::max(most, r.mean(group, axis));
+    }
+    low = std::max(low, least);
+    high = std::min(high, most);
+  }
+  if (!(low < high)) return {};
+  return {low + .25 * (high - low), low + .75 * (high - low)};
+}
+
 struct Claim {
   std::string what, axis, key;
   bool less_is_better;
-  double active;
 };
 
 // The row of each kind, and whether tied is the best.
-void add_claim(std::vector<LabRow>& rows, const LabResults& r, const Claim& claim) {
+void add_claim_at(std::vector<LabRow>& rows, const LabResults& r, const Claim& claim,
+                  double active) {
   std::optional<double> tied, best_untied;
   for (const Arm& arm : arms()) {
-    const std::optional<double> value = at_active(r, arm, claim.axis, claim.key, claim.active);
-    rows.push_back(
-        derived_row(fmt::format("{} at {} active: {}", claim.what, claim.active, name_of(arm.kind)),
-                    value, ""));
+    const std::optional<double> value = at_active(r, arm, claim.axis, claim.key, active);
+    rows.push_back(derived_row(
+        fmt::format("{} at {:.1f} active: {}", claim.what, active, name_of(arm.kind)), value, ""));
     if (!value) continue;
     const bool better = !best_untied || (*value < *best_untied) == claim.less_is_better;
     if (arm.kind == DecoderKind::tied)
@@ -128,21 +151,26 @@ void add_claim(std::vector<LabRow>& rows, const LabResults& r, const Claim& clai
                                (*tied < *best_untied) == claim.less_is_better ? 1 : 0, "1"));
 }
 
+void add_claim(std::vector<LabRow>& rows, const LabResults& r, const Claim& claim) {
+  const std::vector<double> points = compared_at(r, claim.axis);
+  for (const double active : points) add_claim_at(rows, r, claim, active);
+  if (points.empty())
+    rows.push_back(derived_row(claim.what + ": no number of active latents in common", {}, ""));
+}
+
 std::vector<LabRow> tied_table(const LabResults& r) {
   std::vector<LabRow> rows;
-  for (const double active : {40.0, 60.0}) {
-    for (int layer = 1; layer <= 3; ++layer)
-      add_claim(rows, r,
-                {fmt::format("MSE, layer {}", layer), fmt::format("active{}", layer),
-                 fmt::format("mse{}", layer), true, active});
-    for (const char* start : {"random", "closed"}) {
-      add_claim(rows, r,
-                {fmt::format("simulated accuracy, {}", start), "active",
-                 fmt::format("simulated_{}", start), false, active});
-      add_claim(rows, r,
-                {fmt::format("weights > .1, 1 to 2, {}", start), "active",
-                 fmt::format("above12_{}", start), true, active});
-    }
+  for (int layer = 1; layer <= 3; ++layer)
+    add_claim(rows, r,
+              {fmt::format("MSE, layer {}", layer), fmt::format("active{}", layer),
+               fmt::format("mse{}", layer), true});
+  for (const char* start : {"random", "closed"}) {
+    add_claim(rows, r,
+              {fmt::format("simulated accuracy, {}", start), "active",
+               fmt::format("simulated_{}", start), false});
+    add_claim(rows, r,
+              {fmt::format("weights > .1, 1 to 2, {}", start), "active",
+               fmt::format("above12_{}", start), true});
   }
   return rows;
 }
