@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stop_request.h"
+#include "comm/agree.h"
 #include "io/output_path.h"
 #include "lab/row_training.h"
 #include "lab/run.h"
@@ -46,6 +47,9 @@ OptionSet run_options(LabOptions& own) {
            {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
            {"data.path", &scale.data_path, "",
             "shards of activations with eval/: depth, and frontier instead of its own problem"},
+           {"mnist", &scale.mnist, "",
+            "folder of MNIST's four .gz files; empty: $MEGADICT_MNIST, ./mnist or "
+            "../shared/data/mnist"},
            {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)", between(0, 10)}},
       .positional = {{"NAME", &own.name, "", "an experiment of `megadict lab list`, or all"}},
       .required = {"NAME"}};
@@ -144,6 +148,10 @@ int run_run(Launch& launch, const Args& args) {
   refuse_output_folder(own.out);
   at::set_num_threads(1);
   install_stop_handlers();
+  agree(launch.world(), [&] {
+    for (const LabExperiment& experiment : experiments)
+      if (experiment.check != nullptr) experiment.check(own.scale);
+  });
   const nlohmann::ordered_json machine = {
       {"processor", processor()}, {"ranks", launch.facts().ranks}, {"version", version()}};
   VerdictCount all;

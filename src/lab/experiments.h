@@ -16,6 +16,9 @@ LabExperiment width_experiment();             // E7
 LabExperiment bias_experiment();              // E8
 LabExperiment topk_codes_experiment();        // C2
 LabExperiment resampling_experiment();        // 10.1
+LabExperiment connectors_experiment();        // H1 to H4
+LabExperiment tied_experiment();              // L2c
+LabExperiment sparse_weights_experiment();    // L2g
 
 LabExperiment depth_experiment();  // L1
 

@@ -73,7 +73,13 @@ void run_cells(const std::string& folder, const std::vector<LabCell>& mine, bool
     const double begin = seconds_now();
     nlohmann::ordered_json numbers;
     try {
-      numbers = cell.run();
+      if (cell.run_into) {
+        const std::string files = fmt::format("{}/files/{}", folder, cell.name());
+        make_folders(files);
+        numbers = cell.run_into(files);
+      } else {
+        numbers = cell.run();
+      }
     } catch (const Error& error) {
       fail(error.code(), fmt::format("cell {}: {}", cell.name(), error.what()), error.hint());
     }
