@@ -1,6 +1,6 @@
-// Sparse codes of rows by optimisation, for a dictionary that is given: how far an encoder is from
-// the best codes (the amortisation gap). All atoms are unit rows and all codes non-negative; signed
-// codes are those of the atoms and their negatives.
+// Sparse codes of rows by optimisation, for a dictionary that is given: what an encoder is to be
+// compared with (inference.h). All atoms are unit rows and all codes non-negative; signed codes are
+// those of the atoms and their negatives. A row's codes do not depend on the other rows.
 //
 // Items: C4 matching pursuit, C5 gradient pursuit, C6 orthogonal matching pursuit, C7 FISTA (Beck
 // and Teboulle 2009) and LARS (Efron et al. 2004) for min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0.
@@ -27,13 +27,16 @@ struct PursuitSettings {
 
 struct PursuitArgs {
   const at::Tensor& x_bd;      // f32, what the atoms are to add up to
-  const at::Tensor& atoms_nd;  // f32, unit rows
+  const at::Tensor& atoms_nd;  // f32, unit rows (or 0: such atoms are never taken)
   const PursuitSettings& settings;
+  const Codes* given = nullptr;  // refit: codes of the same rows
 };
+
+enum class PursuitTakes { k, lambda, codes };
 
 struct Pursuit {
   std::string_view name, item, summary;
-  bool takes_k;                           // else lambda
+  PursuitTakes takes;
   Codes (*run)(const PursuitArgs& args);  // atoms with a positive code, ascending in each row
 };
 

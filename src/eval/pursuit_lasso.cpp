@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 
+#include "base/error.h"
 #include "eval/pursuit_rows.h"
 #include "kernels/kernel_set.h"
 #include "kernels/vector_ops.h"
@@ -166,26 +167,32 @@ struct LassoRow {
   bool grows = true;  // atoms have joined since it was solved
 };
 
-void solve_row(const PursuitArgs& args, Solve solve, int64_t r, LassoRow& row, float* residual) {
+SmallLasso small_lasso(const PursuitArgs& args, int64_t r, const RowCode& code) {
   const int64_t d = args.x_bd.size(1);
   const float* x = args.x_bd.const_data_ptr<float>() + r * d;
   const auto* atoms = args.atoms_nd.const_data_ptr<float>();
   SmallLasso lasso;
-  lasso.n = row.code.atom.size();
+  lasso.n = code.atom.size();
   lasso.lambda = args.settings.lambda;
   lasso.iterations = args.settings.iterations;
-  lasso.start = row.code.value;
+  lasso.start = code.value;
   lasso.gram.resize(lasso.n * lasso.n);
   for (size_t i = 0; i < lasso.n; ++i) {
-    const float* atom = atoms + row.code.atom[i] * d;
+    const float* atom = atoms + code.atom[i] * d;
     lasso.product.push_back(dot(atom, x, d));
     for (size_t j = 0; j <= i; ++j)
       lasso.gram[i * lasso.n + j] = lasso.gram[j * lasso.n + i] =
-          dot(atom, atoms + row.code.atom[j] * d, d);
+          dot(atom, atoms + code.atom[j] * d, d);
   }
-  row.code.value = solve(lasso);
+  return lasso;
+}
+
+void solve_row(const PursuitArgs& args, Solve solve, int64_t r, LassoRow& row, float* residual) {
+  const int64_t d = args.x_bd.size(1);
+  row.code.value = solve(small_lasso(args, r, row.code));
   row.grows = false;
-  write_residual(x, row.code, atoms, d, residual);
+  write_residual(args.x_bd.const_data_ptr<float>() + r * d, row.code,
+                 args.atoms_nd.const_data_ptr<float>(), d, residual);
 }
 
 // The atoms most correlated with what is left, where they would still lower the objective.
@@ -240,6 +247,27 @@ Codes fista(const PursuitArgs& args) {
 
 Codes lars(const PursuitArgs& args) {
   return solve_all(args, solve_lars);
+}
+
+// The lasso's path followed down to lambda = 0, on the given atoms alone.
+Codes refit(const PursuitArgs& args) {
+  if (args.given == nullptr) fail(ExitCode::error, "refit needs codes to begin with");
+  const int64_t rows = args.x_bd.size(0);
+  PursuitSettings settings = args.settings;
+  settings.lambda = 0;
+  const PursuitArgs free = {args.x_bd, args.atoms_nd, settings};
+  const auto* start = args.given->row_start.const_data_ptr<int64_t>();
+  const auto* atom = args.given->latent.const_data_ptr<int32_t>();
+  std::vector<RowCode> codes(static_cast<size_t>(rows));
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      RowCode& code = codes[static_cast<size_t>(r)];
+      code.atom.assign(atom + start[r], atom + start[r + 1]);
+      code.value.assign(code.atom.size(), 0);
+      code.value = solve_lars(small_lasso(free, r, code));
+    }
+  });
+  return codes_of(codes, args.atoms_nd.size(0));
 }
 
 }  // namespace megadict
