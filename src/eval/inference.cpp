@@ -91,29 +91,31 @@ double spread(const Mesh& mesh, const InferenceRows& rows) {
                  static_cast<double>(rows.total));
 }
 
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
 class Comparison {
  public:
-  Comparison(const Mesh& mesh, const InferenceRows& rows, const InferenceArgs& args)
+  Comparison(const Mesh& mesh, const Dictionary& dictionary, const InferenceRows& rows,
+             const InferenceArgs& args)
       : mesh_(mesh), rows_(rows), args_(args), spread_(spread(mesh, rows)) {
     encoder_ = score(mesh, rows, "encoder",
                      [&](const at::Tensor&, Range block) { return rows.encoder_codes(block); });
     encoder_.seconds = rows.encode_seconds;
-  }
-
-  InferenceResult encoder() const { return result("encoder", encoder_); }
-
-  InferenceResult of(const Pursuit& pursuit, int64_t k) const {
-    if (pursuit.takes == PursuitTakes::lambda && args_.lambda == 0) return at_equal_l0(pursuit);
-    PursuitSettings settings = args_.settings;
-    settings.k = k;
-    settings.lambda = args_.lambda;
-    InferenceResult out = result(pursuit.name, run(pursuit, settings));
-    if (pursuit.takes == PursuitTakes::k) out.k = k;
-    if (pursuit.takes == PursuitTakes::lambda) out.lambda = args_.lambda;
-    return out;
+    const bool is_topk = dictionary.config.activation == "topk";
+    k_ = is_topk ? std::min(dictionary.config.k, dictionary.n)
+                 : std::max<int64_t>(1, std::llround(encoder_.l0));
   }
 
   double encoder_l0() const { return encoder_.l0; }
+  InferenceResult encoder() const { return result("encoder", encoder_); }
+
+  InferenceResult of(const Pursuit& pursuit) const {
+    if (pursuit.takes == PursuitTakes::lambda && args_.lambda == 0) return at_equal_l0(pursuit);
+    InferenceResult out = result(pursuit.name, run(pursuit, args_.lambda));
+    if (pursuit.takes == PursuitTakes::k) out.k = k_;
+    if (pursuit.takes == PursuitTakes::lambda) out.lambda = args_.lambda;
+    return out;
+  }
 
  private:
   const Mesh& mesh_;
@@ -121,19 +123,26 @@ class Comparison {
   const InferenceArgs& args_;
   double spread_;
   Score encoder_;
+  int64_t k_ = 0;
 
   InferenceResult result(std::string_view method, const Score& of) const {
     InferenceResult out;
     out.method = method;
     out.l0 = of.l0;
-    const double none = std::numeric_limits<double>::quiet_NaN();
-    out.fvu = spread_ > 0 ? of.error / spread_ : none;
-    out.of_encoder = encoder_.error > 0 ? of.error / encoder_.error : none;
+    out.fvu = spread_ > 0 ? of.error / spread_ : kNone;
+    out.of_encoder = encoder_.error > 0 ? of.error / encoder_.error : kNone;
     out.seconds = of.seconds * 1000 / static_cast<double>(rows_.total);
     return out;
   }
 
-  Score run(const Pursuit& pursuit, const PursuitSettings& settings) const {
+  Score run(const Pursuit& pursuit, double lambda) const {
+    constexpr double kStill = 1e-6;
+    const PursuitSettings settings = {.k = k_,
+                                      .lambda = lambda,
+                                      .iterations = 20000,
+                                      .still = kStill * lambda,
+                                      .restart = true,
+                                      .candidates = std::max<int64_t>(16, 2 * k_)};
     return score(mesh_, rows_, std::string(pursuit.name), [&](const at::Tensor& x, Range block) {
       const Codes given = rows_.encoder_codes(block);
       return pursuit.run({x, rows_.atoms_nd, settings, &given});
@@ -142,35 +151,32 @@ class Comparison {
 
   InferenceResult at_equal_l0(const Pursuit& pursuit) const {
     std::vector<Score> scores;
-    const LambdaSearch found =
-        lambda_of_l0(encoder_.l0, first_lambda(mesh_, rows_), [&](double lambda) {
-          PursuitSettings settings = args_.settings;
-          settings.lambda = lambda;
-          scores.push_back(run(pursuit, settings));
-          note(fmt::format("{}: lambda {:.4g} gives L0 {:.2f}", pursuit.name, lambda,
-                           scores.back().l0));
-          return scores.back().l0;
-        });
+    const auto mean_l0 = [&](double lambda) {
+      const Score& tried = scores.emplace_back(run(pursuit, lambda));
+      note(fmt::format("{}: lambda {:.4g} gives L0 {:.2f}", pursuit.name, lambda, tried.l0));
+      return tried.l0;
+    };
+    const LambdaSearch found = lambda_of_l0(encoder_.l0, first_lambda(mesh_, rows_), mean_l0);
     InferenceResult out = result(pursuit.name, scores[found.best]);
     out.lambda = found.lambda;
-    for (const Score& score : scores) out.search_seconds += score.seconds;
+    for (const Score& tried : scores) out.search_seconds += tried.seconds;
     out.search_seconds -= scores[found.best].seconds;
     constexpr double kFar = 0.01;
     if (std::abs(out.l0 - encoder_.l0) > kFar * encoder_.l0)
       warn(
-          fmt::format("{}: no lambda was found with the encoder's L0 of {:.2f}; the nearest is "
-                      "{:.4g} with {:.2f}",
+          fmt::format("{}: no lambda was found with the encoder's L0, {:.2f}; the nearest, {:.4g}, "
+                      "gives {:.2f}",
                       pursuit.name, encoder_.l0, out.lambda, out.l0));
     return out;
   }
 };
 
-// Before any work: what could not come to an end.
+// Before any method runs: what could not come to an end.
 void refuse_l0(const InferenceArgs& args, double l0, int64_t d, int64_t rows) {
   if (!(l0 > 0))
     fail_agreed(ExitCode::bad_data,
                 fmt::format("eval.inference: no latent is active on the first {} rows", rows),
-                "give another data.path");
+                "without codes of the encoder there is nothing to compare with");
   const auto searches = [](const Pursuit* p) { return p->takes == PursuitTakes::lambda; };
   if (args.lambda == 0 && l0 >= static_cast<double>(d) &&
       std::any_of(args.methods.begin(), args.methods.end(), searches))
@@ -189,14 +195,10 @@ InferenceReport compare_inference(const Mesh& mesh, const Dictionary& dictionary
   const c10::NoGradGuard no_grad;
   const InferenceRows rows = inference_rows(mesh, dictionary, normalization, data,
                                             std::min(args.rows, data.rows()), args.batch_rows);
-  const Comparison comparison(mesh, rows, args);
-  const double l0 = comparison.encoder_l0();
-  refuse_l0(args, l0, dictionary.d, rows.total);
-  const bool is_topk = dictionary.config.activation == "topk";
-  const int64_t k = is_topk ? std::min(dictionary.config.k, dictionary.n)
-                            : std::max<int64_t>(1, std::llround(l0));
+  const Comparison comparison(mesh, dictionary, rows, args);
+  refuse_l0(args, comparison.encoder_l0(), dictionary.d, rows.total);
   InferenceReport report{rows.total, {comparison.encoder()}};
-  for (const Pursuit* pursuit : args.methods) report.results.push_back(comparison.of(*pursuit, k));
+  for (const Pursuit* pursuit : args.methods) report.results.push_back(comparison.of(*pursuit));
   return report;
 }
 

@@ -16,9 +16,12 @@
 namespace megadict {
 
 struct PursuitSettings {
-  int64_t k = 32;               // mp, gp, omp: rounds, so the most that are active
-  double lambda = 0.05;         // fista, lars: of the sum over a row's entries
-  int64_t iterations = 1000;    // fista: at most
+  int64_t k = 32;             // mp, gp, omp: rounds, so the most that are active
+  double lambda = 0.05;       // fista, lars: of the sum over a row's entries
+  int64_t iterations = 1000;  // fista: at most, ...
+  double still = 1e-12;       // ... it ends where no code moves by more
+  // fista: momentum begins anew where it points uphill (O'Donoghue and Candes 2015, eq 12).
+  bool restart = false;
   bool persistent_mask = true;  // gp: atoms whose code was clipped to 0 stay in the mask
   // fista, lars: atoms a row is solved with at first; those that then would join are added until
   // there are none, so the answer is that of all atoms.
