@@ -114,6 +114,7 @@ TEST(Inference, EveryMeshGivesTheSameAndPursuitsAreAtLeastAsGood) {
       EXPECT_LE(result_of(want, "omp").fvu, encoder.fvu);
       EXPECT_LE(result_of(want, "refit").fvu, encoder.fvu);
       EXPECT_LE(result_of(want, "refit").l0, encoder.l0);
+      EXPECT_LT(result_of(want, "lars_refit").fvu, result_of(want, "lars").fvu);
       EXPECT_NEAR(result_of(want, "lars").fvu, result_of(want, "fista").fvu, 1e-4);
       args.batch_rows = 13;
       on_every_mesh([&](const Mesh& mesh) {
@@ -163,20 +164,30 @@ TEST(Inference, ABestEncoderLeavesNothingToGain) {
   EXPECT_NEAR(result_of(report, "lars").l0, 2, 0.05);
 }
 
-TEST(Inference, WithoutCodesThereIsNothingToCompare) {
+void expect_refused(const SavedDictionary& saved, ExitCode code, const char* why) {
   const TempFolder folder;
-  SavedDictionary saved = random_dictionary("topk", "linear");
-  saved.dictionary.b_enc_l.fill_(-1e6f);
   const ShardIndex data = written(folder / "x", planted_rows(saved, 3));
   const Mesh mesh = make_mesh(test_world(), {});
   try {
     compare_inference(mesh, shard_on(mesh, saved.dictionary), saved.normalization, data,
                       all_methods());
-    ADD_FAILURE() << "not refused";
+    ADD_FAILURE() << "not refused: " << why;
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::bad_data);
-    EXPECT_THAT(error.what(), testing::HasSubstr("no latent is active"));
+    EXPECT_TRUE(error.agreed());
+    EXPECT_EQ(error.code(), code);
+    EXPECT_THAT(error.what(), testing::HasSubstr(why));
   }
+}
+
+TEST(Inference, WithoutCodesThereIsNothingToCompare) {
+  SavedDictionary saved = random_dictionary("topk", "linear");
+  saved.dictionary.b_enc_l.fill_(-1e6f);
+  expect_refused(saved, ExitCode::bad_data, "no latent is active on the first 61 rows");
+}
+
+TEST(Inference, NoLassoHasMoreActiveCodesThanTheWidth) {
+  expect_refused(random_dictionary("relu", "linear"), ExitCode::usage,
+                 "no lambda gives an equal L0");
 }
 
 TEST(LambdaOfL0, FindsItFromEitherSideInFewTries) {

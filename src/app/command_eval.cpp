@@ -66,7 +66,8 @@ OptionSet options(EvalOptions& own) {
                         "then holds the whole decoder",
                         fmt::join(pursuit_names(), ","))},
            {"eval.inference_lambda", &own.codes.lambda, "",
-            "of fista and lars, in normalised rows; 0 = that of the encoder's L0, for each",
+            "of fista, lars and lars_refit, for normalised rows; 0 = each one's that gives the "
+            "encoder's L0",
             at_least(0)},
            {"eval.inference_rows", &own.codes.rows, "rows",
             "the first so many, dealt over all ranks", between(1, 1e9)},

@@ -21,7 +21,7 @@ namespace megadict {
 
 struct InferenceArgs {
   std::vector<const Pursuit*> methods = {};
-  double lambda = 0;          // fista, lars; 0 = of each the one whose mean L0 is the encoder's
+  double lambda = 0;  // fista, lars, lars_refit; 0 = of each the one whose mean L0 is the encoder's
   int64_t rows = 2048;        // the first so many of the data set
   int64_t batch_rows = 4096;  // global, of a pass of the encoder
 };

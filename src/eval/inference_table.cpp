@@ -11,7 +11,7 @@ namespace megadict {
 std::string inference_text(const InferenceReport& report) {
   std::string text = fmt::format(
       "codes of the first {} rows, by the encoder and by optimisation for the same decoder\n"
-      "{:<8} {:<17} {:>9} {:>10} {:>16} {:>14}\n",
+      "{:<10} {:<17} {:>9} {:>10} {:>16} {:>14}\n",
       report.rows, "method", "k or lambda", "L0", "FVU", "of the encoder's", "s / 1,000 rows");
   for (const InferenceResult& r : report.results) {
     const std::string with = r.k > 0        ? fmt::format("k {}", r.k)

@@ -51,7 +51,7 @@ Codes codes_of(const std::vector<RowCode>& rows, int64_t atoms) {
 
 namespace {
 
-constexpr std::array<Pursuit, 6> kPursuits = {{
+constexpr std::array<Pursuit, 7> kPursuits = {{
     {"mp", "C4", "matching pursuit: the best atom's share, again and again", PursuitTakes::k,
      matching_pursuit},
     {"gp", "C5", "gradient pursuit: a step along the gradient of the atoms found", PursuitTakes::k,
@@ -60,6 +60,8 @@ constexpr std::array<Pursuit, 6> kPursuits = {{
      orthogonal_pursuit},
     {"fista", "C7", "lasso by accelerated proximal gradient steps", PursuitTakes::lambda, fista},
     {"lars", "C7", "lasso by least-angle regression, with drops", PursuitTakes::lambda, lars},
+    {"lars_refit", "C7", "non-negative least squares on the atoms that lars takes",
+     PursuitTakes::lambda, lars_refit},
     {"refit", "C3", "non-negative least squares on the atoms of given codes", PursuitTakes::codes,
      refit},
 }};

@@ -264,6 +264,12 @@ Codes lars(const PursuitArgs& args) {
   return solve_all(args, solve_lars);
 }
 
+// Without the shrinkage that lambda asks of the codes.
+Codes lars_refit(const PursuitArgs& args) {
+  const Codes found = lars(args);
+  return refit({args.x_bd, args.atoms_nd, args.settings, &found});
+}
+
 // The lasso's path followed down to lambda = 0, on the given atoms alone.
 Codes refit(const PursuitArgs& args) {
   if (args.given == nullptr) fail(ExitCode::error, "refit needs codes to begin with");

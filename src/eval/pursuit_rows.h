@@ -28,6 +28,7 @@ Codes gradient_pursuit(const PursuitArgs& args);
 Codes orthogonal_pursuit(const PursuitArgs& args);
 Codes fista(const PursuitArgs& args);
 Codes lars(const PursuitArgs& args);
+Codes lars_refit(const PursuitArgs& args);
 Codes refit(const PursuitArgs& args);
 
 }  // namespace megadict
