@@ -72,6 +72,7 @@ Score score(const Mesh& mesh, const InferenceRows& rows, const std::string& name
     write_terms(x, rows.atoms_nd, codes, terms.mutable_data_ptr<double>() + 2 * begin);
     shown.at(rows.total * block.end / mine);
   }
+  mesh.world->wait_for_all();  // some rows take longer than others
   const at::Tensor l0 = exact_sum(mesh, terms.narrow(1, 0, 1), rows.total, "active codes");
   const at::Tensor error = exact_sum(mesh, terms.narrow(1, 1, 1), rows.total, "squared errors");
   out.l0 = l0.item<double>() / static_cast<double>(rows.total);

@@ -17,7 +17,7 @@ std::string inference_text(const InferenceReport& report) {
     const std::string with = r.k > 0        ? fmt::format("k {}", r.k)
                              : r.lambda > 0 ? fmt::format("lambda {:.4g}", r.lambda)
                                             : "-";
-    text += fmt::format("{:<8} {:<17} {:>9.2f} {:>10.5f} {:>14.1f} % {:>14.3f}\n", r.method, with,
+    text += fmt::format("{:<10} {:<17} {:>9.2f} {:>10.5f} {:>14.1f} % {:>14.3f}\n", r.method, with,
                         r.l0, r.fvu, 100 * r.of_encoder, r.seconds);
   }
   return text;
