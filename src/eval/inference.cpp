@@ -18,6 +18,7 @@
 #include "eval/inference_rows.h"
 #include "eval/metrics.h"
 #include "model/exact_sums.h"
+#include "model/hidden.h"
 
 namespace megadict {
 
@@ -194,6 +195,10 @@ InferenceReport compare_inference(const Mesh& mesh, const Dictionary& dictionary
                                   const Normalization& normalization, const ShardIndex& data,
                                   const InferenceArgs& args) {
   const c10::NoGradGuard no_grad;
+  if (has_back(dictionary.config))
+    fail_agreed(ExitCode::usage,
+                "eval.inference with model.decoder = deep: codes of a decoder that is not linear are "
+                "no pursuit's");
   const InferenceRows rows = inference_rows(mesh, dictionary, normalization, data,
                                             std::min(args.rows, data.rows()), args.batch_rows);
   const Comparison comparison(mesh, dictionary, rows, args);

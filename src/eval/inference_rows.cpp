@@ -111,7 +111,7 @@ InferenceRows inference_rows(const Mesh& mesh, const Dictionary& dictionary,
     out.encode_seconds += fwd.encode_s;
     const auto owned = static_cast<int64_t>(micro.row_ids.size());
     const int64_t slot = rows.part.slot;
-    x.push_back(owned_slot(mesh, fwd.xc_bd, slot).narrow(0, 0, owned).to(at::kCPU));
+    x.push_back(fwd.target_sd.narrow(0, 0, owned).to(at::kCPU));
     ToOwners(mesh, fwd.codes, dictionary.latents, slot)
         .append(owned, length.const_data_ptr<float>(), codes);
   }

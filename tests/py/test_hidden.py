@@ -116,6 +116,21 @@ def test_no_other_tool_holds_hidden_layers(megadict_bin, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_pursuits_stand_beside_a_deep_encoder_not_behind_a_deep_decoder(megadict_bin, data, tmp_path):
+    for kind, code in [("deep", 0), ("linear_deep", 2)]:
+        train(megadict_bin, data, tmp_path / kind, kind)
+        out = tmp_path / f"{kind}.json"
+        words = ["eval", "--run.dir", tmp_path / kind, "--data.path", data, "--eval.inference", "omp,refit",
+                 "--eval.inference_rows", 64, "--json", out]  # fmt: skip
+        done = run(megadict_bin, words)
+        assert done.returncode == code, done.stderr
+        if code == 0:
+            methods = {one["method"]: one["fvu"] for one in json.loads(out.read_text())["inference"]["methods"]}
+            assert methods["refit"] <= methods["encoder"]
+        else:
+            assert "model.decoder = deep" in done.stderr
+
+
 @pytest.mark.parametrize(("fields", "said"), [
     ({"model.encoder": "mlp"}, "as 1024 or 256,256"),
     ({"model.encoder": "mlp", "model.hidden": "40,,3"}, "widths from 1 to"),
