@@ -100,9 +100,9 @@ struct LabExperiment {
   std::string_view name, items, summary;
   std::vector<LabCell> (*cells)(const LabScale& scale);  // exit 2 for a scale that cannot be
   std::vector<LabRow> (*table)(const LabResults& results);
-  LabRows rows = LabRows::never;
   // Looks for what no cell can do without, before any runs; null = nothing. Exit 3.
   void (*check)(const LabScale& scale) = nullptr;
+  LabRows rows = LabRows::never;
 };
 
 std::span<const LabExperiment> all_experiments();

@@ -179,9 +179,13 @@ std::vector<LabRow> frontier_table(const LabResults& r) {
 }  // namespace
 
 LabExperiment frontier_experiment() {
-  return {
-      "frontier",     "E5, B6, D9",   "error, active codes and recovery over lambda and k (Fig 6)",
-      frontier_cells, frontier_table, LabRows::where_given};
+  return {"frontier",
+          "E5, B6, D9",
+          "error, active codes and recovery over lambda and k (Fig 6)",
+          frontier_cells,
+          frontier_table,
+          nullptr,
+          LabRows::where_given};
 }
 
 }  // namespace megadict
