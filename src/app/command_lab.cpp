@@ -71,17 +71,47 @@ void check_scale(const LabScale& scale) {
                 fmt::format("--samples {}", (scale.samples / kGrain + 1) * kGrain));
 }
 
-// Those of `all` that cannot be run are said to be left out; one that is named is refused.
-bool can_run(const LabExperiment& experiment, const LabScale& scale, bool named) {
-  const bool given = !scale.data_path.empty();
-  if (named && given && experiment.rows == LabRows::never)
+// An experiment and what of the user's data it is run on.
+struct Chosen {
+  LabExperiment experiment;
+  LabScale scale;
+};
+
+// Refuses what one experiment cannot be run with.
+void check_inputs(Communicator& world, const Chosen& chosen, bool named) {
+  const auto& [experiment, scale] = chosen;
+  if (named && experiment.rows == LabRows::never && !scale.data_path.empty())
     fail_agreed(ExitCode::usage,
-                fmt::format("{} has a problem of its own: --data.path is for depth "
-                            "and frontier",
+                fmt::format("{} has a problem of its own: --data.path is for depth and frontier",
                             experiment.name));
-  if (experiment.rows != LabRows::always || given || named) return true;
-  say(fmt::format("{}: not run, it trains on activations: --data.path FOLDER", experiment.name));
-  return false;
+  if (experiment.rows == LabRows::always || !scale.data_path.empty())
+    rank_zero_first(world, [&] { check_rows(scale.data_path); });
+  agree(world, [&] {
+    if (experiment.check != nullptr) experiment.check(scale);
+  });
+}
+
+// The experiments that can be run. Of `all` those are left out, and said to be, whose data nobody
+// named and that are not found.
+std::vector<Chosen> choose(Communicator& world, const std::vector<LabExperiment>& experiments,
+                           const LabScale& scale) {
+  const bool named = experiments.size() == 1;
+  std::vector<Chosen> chosen;
+  for (const LabExperiment& experiment : experiments) {
+    Chosen one{experiment, scale};
+    if (!named && experiment.rows != LabRows::always) one.scale.data_path.clear();
+    try {
+      check_inputs(world, one, named);
+    } catch (const Error& error) {
+      const bool given =
+          experiment.rows == LabRows::always ? !scale.data_path.empty() : !scale.mnist.empty();
+      if (named || given) throw;
+      say(fmt::format("{}: not run: {} ({})", experiment.name, error.what(), error.hint()));
+      continue;
+    }
+    chosen.push_back(std::move(one));
+  }
+  return chosen;
 }
 
 std::vector<LabExperiment> wanted(const std::string& name) {
@@ -142,25 +172,14 @@ int run_run(Launch& launch, const Args& args) {
   refuse_zeros(set, read_options(set, plain));
   check_scale(own.scale);
   const std::vector<LabExperiment> experiments = wanted(own.name);
-  const bool needs_rows = experiments.size() == 1 && experiments[0].rows == LabRows::always;
-  if (needs_rows || !own.scale.data_path.empty())
-    rank_zero_first(launch.world(), [&] { check_rows(own.scale.data_path); });
+  const std::vector<Chosen> chosen = choose(launch.world(), experiments, own.scale);
   refuse_output_folder(own.out);
   at::set_num_threads(1);
   install_stop_handlers();
-  agree(launch.world(), [&] {
-    for (const LabExperiment& experiment : experiments)
-      if (experiment.check != nullptr) experiment.check(own.scale);
-  });
   const nlohmann::ordered_json machine = {
       {"processor", processor()}, {"ranks", launch.facts().ranks}, {"version", version()}};
   VerdictCount all;
-  for (const LabExperiment& experiment : experiments) {
-    LabScale scale = own.scale;
-    if (!can_run(experiment, scale, experiments.size() == 1)) continue;
-    if (experiment.rows == LabRows::never ||
-        (experiments.size() > 1 && experiment.rows != LabRows::always))
-      scale.data_path.clear();
+  for (const auto& [experiment, scale] : chosen) {
     VerdictCount count;
     const ExitCode code =
         run_experiment(launch.world(), experiment,
@@ -171,8 +190,11 @@ int run_run(Launch& launch, const Args& args) {
     all.not_covered += count.not_covered;
   }
   if (experiments.size() > 1)
-    say(fmt::format("all: {} of {} bands met, {} missed; {} lines without a band or a number",
-                    all.met, all.met + all.missed, all.missed, all.not_covered));
+    say(fmt::format(
+        "all: {} of {} experiments; {} of {} bands met, {} missed; {} lines without a band or a "
+        "number",
+        chosen.size(), experiments.size(), all.met, all.met + all.missed, all.missed,
+        all.not_covered));
   return 0;
 }
 
