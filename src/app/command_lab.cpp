@@ -1,4 +1,5 @@
 // megadict lab list | run: the seeds' experiments by name (lab/experiment.h).
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
@@ -175,6 +176,9 @@ int run_run(Launch& launch, const Args& args) {
   const std::vector<Chosen> chosen = choose(launch.world(), experiments, own.scale);
   refuse_output_folder(own.out);
   at::set_num_threads(1);
+  // Moments of dead latents decay to numbers so small that arithmetic on them takes 10 times as
+  // long.
+  at::globalContext().setFlushDenormal(true);
   install_stop_handlers();
   const nlohmann::ordered_json machine = {
       {"processor", processor()}, {"ranks", launch.facts().ranks}, {"version", version()}};

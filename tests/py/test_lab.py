@@ -96,7 +96,7 @@ def test_rows_of_activations_give_the_same_on_any_number_of_ranks(megadict_bin, 
 
 
 @pytest.mark.parametrize(("words", "code", "part"), [
-    (["depth"], USAGE, "--data.path FOLDER"), (["depth", "--data.path", "nowhere"], USAGE, "nowhere"),
+    (["depth"], USAGE, "--data.path FOLDER"), (["depth", "--data.path", "nowhere"], BAD_DATA, "nowhere"),
     (["unknown", "--data.path", "ACTS"], USAGE, "has a problem of its own"),
     (["depth", "--data.path", "ACTS/eval"], BAD_DATA, "has no eval/"),
 ])  # fmt: skip
