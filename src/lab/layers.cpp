@@ -74,17 +74,14 @@ struct AdamFactors {
   T beta1, beta2, rate, root, eps;  // rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
 };
 
-// Multiply-adds are spelt out and the arrays restricted: otherwise the compiler decides by how far
-// apart the arrays happen to lie whether an entry is computed in a vector or alone, and rounds the
-// two differently.
 template <class T>
 __attribute__((always_inline)) inline void adam_loop(T* __restrict w, const T* __restrict g,
                                                      T* __restrict m, T* __restrict v, size_t count,
                                                      const AdamFactors<T>& f) {
   for (size_t i = 0; i < count; ++i) {
-    m[i] = std::fma(f.beta1, m[i], (1 - f.beta1) * g[i]);
-    v[i] = std::fma(f.beta2, v[i], (1 - f.beta2) * g[i] * g[i]);
-    w[i] -= f.rate * m[i] / std::fma(std::sqrt(v[i]), f.root, f.eps);
+    m[i] = f.beta1 * m[i] + (1 - f.beta1) * g[i];
+    v[i] = f.beta2 * v[i] + (1 - f.beta2) * g[i] * g[i];
+    w[i] -= f.rate * m[i] / (std::sqrt(v[i]) * f.root + f.eps);
   }
 }
 
