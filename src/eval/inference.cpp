@@ -196,9 +196,10 @@ InferenceReport compare_inference(const Mesh& mesh, const Dictionary& dictionary
                                   const InferenceArgs& args) {
   const c10::NoGradGuard no_grad;
   if (has_back(dictionary.config))
-    fail_agreed(ExitCode::usage,
-                "eval.inference with model.decoder = deep: codes of a decoder that is not linear are "
-                "no pursuit's");
+    fail_agreed(
+        ExitCode::usage,
+        "eval.inference with model.decoder = deep: codes of a decoder that is not linear are "
+        "no pursuit's");
   const InferenceRows rows = inference_rows(mesh, dictionary, normalization, data,
                                             std::min(args.rows, data.rows()), args.batch_rows);
   const Comparison comparison(mesh, dictionary, rows, args);
