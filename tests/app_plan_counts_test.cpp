@@ -195,6 +195,26 @@ TEST(PlanCounts, GatedStep) {
     }
 }
 
+TEST(PlanCounts, StepWithHiddenLayers) {
+  for (const char* activation : {"topk", "gated"}) {
+    Config config = small();
+    config.model.activation = activation;
+    config.model.encoder = "mlp";
+    config.model.hidden = "40,9";
+    config.model.n_latents = 103;
+    compare(config, false);
+    config.data.micro_batch_size = 17;
+    compare(config, true);
+  }
+  Config config = small();
+  config.model.activation = "relu";
+  config.model.encoder = config.model.decoder = "deep";
+  config.dead.auxk_alpha = 0;
+  config.mesh.overlap = true;
+  config.data.micro_batch_size = 17;
+  compare(config, false);
+}
+
 TEST(PlanCounts, MatryoshkaStep) {
   for (const char* exchange : {"gradients", "tokens"}) {
     Config config = small();

@@ -100,7 +100,8 @@ TEST(CheckConfig, RefusesImpossibleCombinations) {
            {[](Config& c) { c.debug.hang_at = std::string("encode"); }, "debug.hang_at"},
            {[](Config& c) { c.optim.beta2 = 1; }, "optim.beta2 = '1' (config): out of range"},
            {[](Config& c) { c.optim.lr = NAN; }, "optim.lr = 'nan' (config): out of range"},
-           {[](Config& c) { c.model.encoder = "mlp"; }, "model.encoder = 'mlp'"},
+           {[](Config& c) { c.model.encoder = "gru"; }, "model.encoder = 'gru'"},
+           {[](Config& c) { c.model.encoder = "mlp"; }, "model.hidden = ''"},
        }) {
     Config config;
     bad.change(config);

@@ -104,6 +104,12 @@ TEST(Lasso, LarsAndFistaAreTheSameAndOptimal) {
   }
 }
 
+TEST(Lasso, FistaThatBeginsAnewIsOptimalInFarFewerSteps) {
+  const Given given = random_problem(64, 40, 12, 8);
+  const PursuitSettings few{.lambda = 0.05, .iterations = 600, .restart = true};
+  expect_optimal(given, run("fista", given, few), 0.05, 1e-4);
+}
+
 TEST(Lasso, GrownFromTwoCandidatesItIsThatOfAllAtoms) {
   const Given given = random_problem(50, 200, 16, 6);
   for (const char* name : {"lars", "fista"}) {
@@ -120,6 +126,37 @@ TEST(Lasso, NothingAboveLambdaGivesNothing) {
   const Given given = random_problem(10, 16, 8, 7);
   for (const char* name : {"lars", "fista"})
     EXPECT_EQ(run(name, given, {.lambda = 100}).abs().sum().item<double>(), 0);
+}
+
+Codes given_codes(const at::Tensor& support_bn) {
+  Codes codes{support_bn.size(0), support_bn.size(1), {}, {}, {}};
+  codes.row_start = at::cat({at::zeros({1}, at::kLong), support_bn.sum(1).cumsum(0)});
+  codes.latent = support_bn.nonzero().select(1, 1).to(at::kInt).contiguous();
+  codes.value = at::ones({codes.latent.size(0)}, at::kFloat);
+  return codes;
+}
+
+// Non-negative least squares: on the support no atom points along what is left, and where a code is
+// positive none points against it.
+TEST(Refit, IsOptimalOnTheGivenAtoms) {
+  const Given given = random_problem(50, 24, 9, 9);
+  const at::Tensor support = at::rand({50, 24}) < 0.2;
+  const Codes start = given_codes(support);
+  const at::Tensor codes =
+      dense(all_pursuits().back().run({given.x_bd, given.atoms_nd, {}, &start}));
+  EXPECT_EQ(all_pursuits().back().name, "refit");
+  EXPECT_EQ(codes.masked_select(~support).abs().sum().item<double>(), 0);
+  const at::Tensor atoms = given.atoms_nd.to(at::kDouble);
+  const at::Tensor along = at::mm(given.x_bd.to(at::kDouble) - at::mm(codes, atoms), atoms.t());
+  EXPECT_LT(along.masked_select(support).max().item<double>(), 1e-5);
+  EXPECT_LT(along.masked_select(codes > 0).abs().max().item<double>(), 1e-5);
+  EXPECT_GT((codes > 0).sum().item<int64_t>(), 100);
+}
+
+TEST(Refit, OfNoAtomsIsNothing) {
+  const Given given = random_problem(5, 24, 9, 10);
+  const Codes start = given_codes(at::zeros({5, 24}, at::kBool));
+  EXPECT_EQ(all_pursuits().back().run({given.x_bd, given.atoms_nd, {}, &start}).nnz(), 0);
 }
 
 TEST(Pursuits, HaveNamesOfTheirOwn) {

@@ -1,5 +1,6 @@
 megadict_test(model_folding_test SOURCES model_folding_test.cpp ROOMS model LABELS model TORCH)
 megadict_test(model_formats_test SOURCES model_formats_test.cpp ROOMS model LABELS model TORCH)
+megadict_test(model_hidden_test SOURCES model_hidden_test.cpp ROOMS model LABELS model TORCH)
 megadict_test(model_matryoshka_test SOURCES model_matryoshka_test.cpp ROOMS model LABELS model TORCH)
 megadict_test(model_foreign_files_test SOURCES model_foreign_files_test.cpp ROOMS model LABELS model TORCH)
 

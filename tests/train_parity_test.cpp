@@ -29,8 +29,9 @@ at::Tensor smallest_gap(const at::Tensor& v_bn, int64_t k) {
 }
 
 at::Tensor pre_activations(const Case& c, const Problem& p) {
-  const at::Tensor& w_enc = c.tied() ? p.w_dec_nd : p.w_enc_nd;
-  return at::addmm(p.b_enc_n, p.x_bd - p.b_dec_d, w_enc.t());
+  std::unique_ptr<Communicator> self = make_self_communicator("world");
+  const Dictionary whole = Bench(c, p, *self, {1, 1}).state.dictionary;
+  return at::addmm(p.b_enc_n, seen_by_encoder(whole, p.x_bd), whole.w_enc_ld.t());
 }
 
 at::Tensor without_near_ties(const Case& c, const Problem& p) {
@@ -66,6 +67,24 @@ at::Tensor without_parallel(const at::Tensor& g, const at::Tensor& rows) {
   return g - (g * rows).sum(1, true) * rows;
 }
 
+// Gradients of the hidden layers, which every rank applied whole; `before`: their values then.
+void check_hidden(const Bench& bench, const std::vector<at::Tensor>& before,
+                  const GenericLoss& oracle, const GenericLoss& one, const std::string& where) {
+  const Dictionary& dictionary = bench.state.dictionary;
+  const auto parameters = hidden_parameters(dictionary.config, dictionary.d);
+  const double scale =
+      (1 - bench.config.optim.beta1) * static_cast<double>(bench.problem.x_bd.size(0));
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const auto taken = [&](const at::Tensor& g) {
+      return parameters[i].unit_rows ? without_parallel(g, before[i]) : g;
+    };
+    const at::Tensor got = bench.state.hidden[i].m / scale;
+    EXPECT_LT(relative(got, taken(oracle.hidden[i])), 2e-5) << parameters[i].name << " " << where;
+    EXPECT_LT(relative(got, taken(one.hidden[i])), 2e-5) << parameters[i].name << " 1x1 " << where;
+    EXPECT_FALSE(at::equal(before[i], dictionary.hidden[i])) << parameters[i].name << where;
+  }
+}
+
 // Loss and gradients of a step equal the oracle's on this mesh and on one rank.
 void expect_parity(const Case& c, const Problem& p) {
   if (!c.relu()) {
@@ -83,6 +102,8 @@ void expect_parity(const Case& c, const Problem& p) {
     const GenericLoss oracle = bench.oracle(c);
     EXPECT_NEAR(oracle.loss, one.loss, 1e-6 * std::fabs(one.loss)) << where;
 
+    std::vector<at::Tensor> before;
+    for (const at::Tensor& hidden : bench.state.dictionary.hidden) before.push_back(hidden.clone());
     StepWorkspace workspace = make_workspace(bench.state, c.encode);
     int64_t index = 0;
     const StepResult result = train_step(
@@ -106,18 +127,23 @@ void expect_parity(const Case& c, const Problem& p) {
       return moments.m / ((1 - bench.config.optim.beta1) * batch);
     };
     check("W_enc", applied(bench.state.w_enc), mine(oracle.w_enc_ld), alone(one.w_enc_ld));
-    if (!bench.state.dictionary.tied()) {
+    const Dictionary& dictionary = bench.state.dictionary;
+    if (!dictionary.tied()) {
       const at::Tensor rows = alone(p.w_dec_nd);
-      check("W_dec", applied(bench.state.w_dec), without_parallel(mine(oracle.w_dec_ld), rows),
-            without_parallel(alone(one.w_dec_ld), rows));
+      const auto taken = [&](const at::Tensor& g) {
+        return dictionary.unit_rows() ? without_parallel(g, rows) : g;
+      };
+      check("W_dec", applied(bench.state.w_dec), taken(mine(oracle.w_dec_ld)),
+            taken(alone(one.w_dec_ld)));
     }
+    check_hidden(bench, before, oracle, one, where);
     check("b_enc", applied(bench.state.b_enc), mine(oracle.b_enc_l), alone(one.b_enc_l));
     for (size_t i = 0; i < oracle.extra_l.size(); ++i)
       check("latent parameter", applied(bench.state.extra[i]), mine(oracle.extra_l[i]),
             alone(one.extra_l[i]));
     check("b_dec", workspace.b_dec_d / batch, oracle.b_dec_d, one.b_dec_d);
     const at::Tensor rows = bench.state.dictionary.w_dec_ld;
-    if (!bench.state.dictionary.tied()) {
+    if (dictionary.unit_rows()) {
       EXPECT_LT((rows.norm(2, 1) - 1).abs().max().item<double>(), 1e-6) << where;
     }
     EXPECT_EQ(bench.state.tokens, Bench::kWindow + c.batch);
@@ -147,6 +173,18 @@ Case gated(const char* name, const char* decoder, int64_t batch, int64_t micro, 
            const char* prefixes = "") {
   return {name,   "gated",  decoder, batch,   micro,   auxk_alpha,
           "fp32", exchange, "adam",  kernels, prefixes};
+}
+
+// Hidden layers before the latents, behind them, or both.
+Case hidden(const char* name, const char* encoder, const char* widths, const char* activation,
+            const char* decoder, int64_t micro = 0, bool norm = false,
+            const KernelSet* kernels = nullptr, double auxk_alpha = 0) {
+  Case c{name, activation, decoder, 61, micro, auxk_alpha, "fp32", "gradients", "adam", kernels};
+  if (c.jumps()) c.l0_target = 9;
+  c.encoder = encoder;
+  c.hidden = widths;
+  c.decoder_norm = norm;
+  return c;
 }
 
 class Parity : public testing::TestWithParam<Case> {
@@ -210,6 +248,18 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"batchtopk_screened_bf16", "batchtopk", "tied", 61, 0, 1.0 / 32, "screen_bf16"},
         Case{"batchtopk_one_row", "batchtopk", "linear", 1, 0, 1.0 / 32},
         Case{"batchtopk_screened_one_row", "batchtopk", "tied", 1, 0, 0, "screen_int8"},
+        hidden("mlp_relu", "mlp", "40", "relu", "linear"),
+        hidden("mlp_topk", "mlp", "40,17", "topk", "linear", 16, false, nullptr, 1.0 / 32),
+        hidden("mlp_batchtopk_tensors", "mlp", "33", "batchtopk", "linear", 0, false,
+               &kSmallChunks),
+        hidden("deep_relu", "deep", "", "relu", "linear", 10),
+        hidden("deep_topk_tied", "deep", "24,24", "topk", "tied"),
+        hidden("deep_jumprelu", "deep", "", "jumprelu", "linear"),
+        hidden("deep_gated", "deep", "", "gated", "linear", 16),
+        hidden("linear_deep", "linear", "", "relu", "deep", 16),
+        hidden("deep_deep", "deep", "", "relu", "deep"),
+        hidden("deep_deep_norm_topk", "deep", "24,24", "topk", "deep", 10, true),
+        hidden("mlp_deep_tensors", "mlp", "19", "jumprelu", "deep", 0, true, &kSmallChunks),
         matryoshka("matryoshka", "batchtopk", "linear", 61, 0, 1.0 / 32),
         matryoshka("matryoshka_topk_micro", "topk", "linear", 61, 16, 1.0 / 32),
         matryoshka("matryoshka_topk_gradients", "topk", "linear", 61, 16, 1.0 / 32, "gradients"),

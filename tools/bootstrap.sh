@@ -17,7 +17,7 @@ source "$root/tools/progress.sh"
 
 build_packages="cmake ninja-build ccache g++ git openmpi-bin libopenmpi-dev libhdf5-dev
   libboost-program-options-dev nlohmann-json3-dev libfmt-dev libdnnl-dev libgtest-dev libgmock-dev
-  librapidcheck-dev libbenchmark-dev python3 python3-venv"
+  librapidcheck-dev libbenchmark-dev zlib1g-dev python3 python3-venv"
 sandbox_packages="slurmctld slurmd slurm-client openmpi-bin libopenmpi-dev"
 test_packages="clang-format-14 shellcheck chromium $sandbox_packages"
 

@@ -16,6 +16,7 @@
 #include "comm/mesh.h"
 #include "comm/watchdog.h"
 #include "eval/evaluate.h"
+#include "eval/inference.h"
 #include "io/json_file.h"
 #include "model/saved.h"
 
@@ -24,13 +25,20 @@ namespace megadict {
 namespace {
 
 struct EvalOptions {
-  std::string run, checkpoint, data, truth, json, latents, metrics, weights = "last";
+  std::string run, checkpoint, data, truth, json, latents, metrics, inference, weights = "last";
   int64_t tokens = 0, batch_size = 4096, peer_batch = 4096, top = 20;
   bool neighbours = true;
   int threads = 0;
   BootstrapOptions bootstrap;
+  InferenceArgs codes;
   MeshConfig mesh;
 };
+
+std::vector<std::string> pursuit_names() {
+  std::vector<std::string> names;
+  for (const Pursuit& pursuit : all_pursuits()) names.emplace_back(pursuit.name);
+  return names;
+}
 
 OptionSet options(EvalOptions& own) {
   return {
@@ -53,6 +61,16 @@ OptionSet options(EvalOptions& own) {
             "of the blocks that are resampled instead; 0 = documents", between(0, 4e9)},
            {"eval.confidence", &own.bootstrap.confidence, "", "of the intervals",
             between(0.01, 0.9999)},
+           {"eval.inference", &own.inference, "",
+            fmt::format("codes by optimisation beside the encoder's, between commas: {}; each rank "
+                        "then holds the whole decoder",
+                        fmt::join(pursuit_names(), ","))},
+           {"eval.inference_lambda", &own.codes.lambda, "",
+            "of fista, lars and lars_refit, for normalised rows; 0 = each one's that gives the "
+            "encoder's L0",
+            at_least(0)},
+           {"eval.inference_rows", &own.codes.rows, "rows",
+            "the first so many, dealt over all ranks", between(1, 1e9)},
            {"run.seed", &own.bootstrap.seed, "", "of the resampling", at_least(0)},
            {"latents", &own.latents, "", "also write what each latent does to this HDF5 file"},
            {"latents.top", &own.top, "rows", "on which a latent fires most", between(1, 1000)},
@@ -70,22 +88,47 @@ OptionSet options(EvalOptions& own) {
       .required = {"run.dir", "data.path"}};
 }
 
-// The names of --eval.metrics, between commas. Exit 2 for one that is none.
-std::vector<std::string> wanted_metrics(const std::string& list) {
-  std::vector<std::string> wanted;
-  const std::vector<std::string> known = report_names();
+// The names in a list between commas. Exit 2 for one that is none of the `known`.
+std::vector<std::string> listed_names(const char* field, const char* what, const std::string& list,
+                                      const std::vector<std::string>& known) {
+  std::vector<std::string> listed;
   for (size_t begin = 0; begin <= list.size() && !list.empty();) {
     const size_t end = std::min(list.find(',', begin), list.size());
-    wanted.push_back(list.substr(begin, end - begin));
+    listed.push_back(list.substr(begin, end - begin));
     begin = end + 1;
-    if (std::find(known.begin(), known.end(), wanted.back()) != known.end()) continue;
-    const std::string near = nearest_name(wanted.back(), known);
+    if (std::find(known.begin(), known.end(), listed.back()) != known.end()) continue;
+    const std::string near = nearest_name(listed.back(), known);
     fail_agreed(ExitCode::usage,
-                fmt::format("eval.metrics: there is no metric {}; allowed: {}",
-                            in_quotes(wanted.back()), fmt::join(known, ", ")),
+                fmt::format("{}: there is no {} {}; allowed: {}", field, what,
+                            in_quotes(listed.back()), fmt::join(known, ", ")),
                 near.empty() ? "" : fmt::format("did you mean '{}'?", near));
   }
-  return wanted;
+  return listed;
+}
+
+// What --eval.inference and its companions ask for. Exit 2 for a method twice, and for a lambda
+// that no method takes.
+void read_inference(EvalOptions& own) {
+  bool takes_lambda = false;
+  auto& methods = own.codes.methods;
+  for (const std::string& name :
+       listed_names("eval.inference", "method", own.inference, pursuit_names())) {
+    const Pursuit& pursuit = *std::find_if(all_pursuits().begin(), all_pursuits().end(),
+                                           [&](const Pursuit& p) { return p.name == name; });
+    if (std::find(methods.begin(), methods.end(), &pursuit) != methods.end())
+      fail_agreed(ExitCode::usage,
+                  fmt::format("eval.inference: {} is listed twice", in_quotes(name)));
+    methods.push_back(&pursuit);
+    takes_lambda |= pursuit.takes == PursuitTakes::lambda;
+  }
+  if (own.codes.lambda > 0 && !takes_lambda)
+    fail_agreed(ExitCode::usage,
+                fmt::format("eval.inference_lambda is given, and no method of eval.inference {} "
+                            "takes one",
+                            in_quotes(own.inference)),
+                "fista and lars do");
+  own.codes.batch_rows = own.batch_size;
+  if (own.tokens > 0) own.codes.rows = std::min(own.codes.rows, own.tokens);
 }
 
 MetricReport judge(const EvalOptions& own, const Mesh& mesh, const std::string& folder,
@@ -114,7 +157,9 @@ std::string help_eval() {
 int run_eval(Launch& launch, const Args& args) {
   EvalOptions own;
   read_options(options(own), args);
-  const std::vector<std::string> wanted = wanted_metrics(own.metrics);
+  const std::vector<std::string> wanted =
+      listed_names("eval.metrics", "metric", own.metrics, report_names());
+  read_inference(own);
   start_watchdog({});
   at::set_num_threads(resolve_threads(own.threads, launch.facts()));
   const Mesh mesh = make_mesh(launch.world(), own.mesh);
@@ -137,6 +182,12 @@ int run_eval(Launch& launch, const Args& args) {
   nlohmann::ordered_json json = judgement_json(report, folder, held_out(own.data), saved);
   say(metrics_text(report));
   if (truth.defined()) json.update(judge_against_truth(mesh, saved.dictionary, truth));
+  if (!own.codes.methods.empty()) {
+    const InferenceReport codes =
+        compare_inference(mesh, saved.dictionary, saved.normalization, data, own.codes);
+    say(inference_text(codes));
+    json["inference"] = inference_json(codes);
+  }
   if (!own.json.empty() && launch.facts().rank == 0) write_json(own.json, json);
   return 0;
 }

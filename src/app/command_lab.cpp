@@ -1,4 +1,5 @@
 // megadict lab list | run: the seeds' experiments by name (lab/experiment.h).
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
@@ -8,10 +9,13 @@
 #include "app/build_facts.h"
 #include "app/commands.h"
 #include "app/options.h"
+#include "app/together.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stop_request.h"
+#include "comm/agree.h"
 #include "io/output_path.h"
+#include "lab/row_training.h"
 #include "lab/run.h"
 
 namespace megadict {
@@ -30,20 +34,24 @@ OptionSet run_options(LabOptions& own) {
       .summary =
           "Runs an experiment (or all) and sets what it gives beside what was reported; "
           "goes on where it was interrupted. One thread a rank.",
-      .fields = {{"quick", &scale.quick, "", "fewer cells and steps: minutes"},
-                 {"seeds", &scale.seeds, "", "data seeds a cell; 0 = the experiment's",
-                  between(0, 1000)},
-                 {"out", &own.out, "", "folder: OUT/NAME/result.json, table.txt, cells/"},
-                 {"latents", &scale.latents, "",
-                  "of another problem, N; 0 = the experiment's, here and below", between(0, 4096)},
-                 {"width", &scale.width, "", "M", between(0, 4096)},
-                 {"k", &scale.k, "", "active latents of a sample, K", between(0, 4096)},
-                 {"samples", &scale.samples, "", "half train; a multiple of 32", between(0, 1e7)},
-                 {"steps", &scale.steps, "", "of training", between(0, 1e9)},
-                 {"rate", &scale.rate, "", "learning rate", between(0, 1e30)},
-                 {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
-                 {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)",
-                  between(0, 10)}},
+      .fields =
+          {{"quick", &scale.quick, "", "fewer cells and steps: minutes"},
+           {"seeds", &scale.seeds, "", "data seeds a cell; 0 = the experiment's", between(0, 1000)},
+           {"out", &own.out, "", "folder: OUT/NAME/result.json, table.txt, cells/"},
+           {"latents", &scale.latents, "",
+            "of another problem, N; 0 = the experiment's, here and below", between(0, 4096)},
+           {"width", &scale.width, "", "M", between(0, 4096)},
+           {"k", &scale.k, "", "active latents of a sample, K", between(0, 4096)},
+           {"samples", &scale.samples, "", "half train; a multiple of 32", between(0, 1e7)},
+           {"steps", &scale.steps, "", "of training", between(0, 1e9)},
+           {"rate", &scale.rate, "", "learning rate", between(0, 1e30)},
+           {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
+           {"data.path", &scale.data_path, "",
+            "shards of activations with eval/: depth, and frontier instead of its own problem"},
+           {"mnist", &scale.mnist, "",
+            "folder of MNIST's four .gz files; empty: $MEGADICT_MNIST, ./mnist or "
+            "../shared/data/mnist"},
+           {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)", between(0, 10)}},
       .positional = {{"NAME", &own.name, "", "an experiment of `megadict lab list`, or all"}},
       .required = {"NAME"}};
 }
@@ -62,6 +70,49 @@ void check_scale(const LabScale& scale) {
     fail_agreed(ExitCode::usage,
                 fmt::format("samples = {}: a multiple of {}", scale.samples, kGrain),
                 fmt::format("--samples {}", (scale.samples / kGrain + 1) * kGrain));
+}
+
+// An experiment and what of the user's data it is run on.
+struct Chosen {
+  LabExperiment experiment;
+  LabScale scale;
+};
+
+// Refuses what one experiment cannot be run with.
+void check_inputs(Communicator& world, const Chosen& chosen, bool named) {
+  const auto& [experiment, scale] = chosen;
+  if (named && experiment.rows == LabRows::never && !scale.data_path.empty())
+    fail_agreed(ExitCode::usage,
+                fmt::format("{} has a problem of its own: --data.path is for depth and frontier",
+                            experiment.name));
+  if (experiment.rows == LabRows::always || !scale.data_path.empty())
+    rank_zero_first(world, [&] { check_rows(scale.data_path); });
+  agree(world, [&] {
+    if (experiment.check != nullptr) experiment.check(scale);
+  });
+}
+
+// The experiments that can be run. Of `all` those are left out, and said to be, whose data nobody
+// named and that are not found.
+std::vector<Chosen> choose(Communicator& world, const std::vector<LabExperiment>& experiments,
+                           const LabScale& scale) {
+  const bool named = experiments.size() == 1;
+  std::vector<Chosen> chosen;
+  for (const LabExperiment& experiment : experiments) {
+    Chosen one{experiment, scale};
+    if (!named && experiment.rows != LabRows::always) one.scale.data_path.clear();
+    try {
+      check_inputs(world, one, named);
+    } catch (const Error& error) {
+      const bool given =
+          experiment.rows == LabRows::always ? !scale.data_path.empty() : !scale.mnist.empty();
+      if (named || given) throw;
+      say(fmt::format("{}: not run: {} ({})", experiment.name, error.what(), error.hint()));
+      continue;
+    }
+    chosen.push_back(std::move(one));
+  }
+  return chosen;
 }
 
 std::vector<LabExperiment> wanted(const std::string& name) {
@@ -122,25 +173,32 @@ int run_run(Launch& launch, const Args& args) {
   refuse_zeros(set, read_options(set, plain));
   check_scale(own.scale);
   const std::vector<LabExperiment> experiments = wanted(own.name);
+  const std::vector<Chosen> chosen = choose(launch.world(), experiments, own.scale);
   refuse_output_folder(own.out);
   at::set_num_threads(1);
+  // Moments of dead latents decay to numbers so small that arithmetic on them takes 10 times as
+  // long.
+  at::globalContext().setFlushDenormal(true);
   install_stop_handlers();
   const nlohmann::ordered_json machine = {
       {"processor", processor()}, {"ranks", launch.facts().ranks}, {"version", version()}};
   VerdictCount all;
-  for (const LabExperiment& experiment : experiments) {
+  for (const auto& [experiment, scale] : chosen) {
     VerdictCount count;
     const ExitCode code =
         run_experiment(launch.world(), experiment,
-                       {.out = own.out, .scale = own.scale, .quiet = is_quiet()}, machine, count);
+                       {.out = own.out, .scale = scale, .quiet = is_quiet()}, machine, count);
     if (code != ExitCode::done) return static_cast<int>(code);
     all.met += count.met;
     all.missed += count.missed;
     all.not_covered += count.not_covered;
   }
   if (experiments.size() > 1)
-    say(fmt::format("all: {} of {} bands met, {} missed; {} lines without a band or a number",
-                    all.met, all.met + all.missed, all.missed, all.not_covered));
+    say(fmt::format(
+        "all: {} of {} experiments; {} of {} bands met, {} missed; {} lines without a band or a "
+        "number",
+        chosen.size(), experiments.size(), all.met, all.met + all.missed, all.missed,
+        all.not_covered));
   return 0;
 }
 

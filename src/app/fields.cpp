@@ -41,12 +41,24 @@ Fields data_fields(DataConfig& c) {
 
 Fields model_fields(ModelConfig& c) {
   return {
-      {"model.encoder", &c.encoder, "", "map from input to pre-activations",
+      {"model.encoder", &c.encoder, "",
+       "map from input to pre-activations; mlp, deep: behind hidden layers (B3, B4)",
        one_of({std::begin(kEncoders), std::end(kEncoders)}), fixed},
       {"model.activation", &c.activation, "", "how codes become sparse",
        one_of({"topk", "relu", "batchtopk", "jumprelu", "gated"}), fixed},
-      {"model.decoder", &c.decoder, "", "tied: the encoder's weights transposed",
+      {"model.decoder", &c.decoder, "",
+       "tied: the encoder's weights transposed; deep: a hidden layer on top (B5)",
        one_of({std::begin(kDecoders), std::end(kDecoders)}), fixed},
+      {"model.hidden", &c.hidden, "",
+       "encoder = mlp, deep: widths of its hidden layers, as 1024 or 256,256; deep: the rows' "
+       "width",
+       anything(), fixed},
+      {"model.decoder_norm",
+       &c.decoder_norm,
+       "",
+       "decoder = deep: a LayerNorm after its ReLU",
+       {},
+       fixed},
       {"model.n_latents", &c.n_latents, "latents", "size of the dictionary; 0 = 32 x width",
        between(0, kMostIndices), fixed},
       {"model.k", &c.k, "latents", "active per row; batchtopk: on average of a batch",
@@ -101,6 +113,16 @@ Fields optim_fields(OptimConfig& c) {
        at_least(0), notice},
       {"optim.ema", &c.ema, "", "decay of an averaged copy of the weights; 0 = off",
        from_to_below(0, 1), notice},
+      {"optim.hidden_decay", &c.hidden_decay, "",
+       "of hidden layers' weights alone, w <- w - lr decay w; auto = 5e-4 where encoder or decoder "
+       "is deep, else 0",
+       or_word({.low = 0, .high = 1}, {{"auto", kAutoDecay}}), notice},
+      {"optim.train_norms",
+       &c.train_norms,
+       "",
+       "a LayerNorm's gain and shift are trained",
+       {},
+       notice},
   };
 }
 

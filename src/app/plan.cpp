@@ -11,6 +11,7 @@
 #include "kernels/tensor_kernels.h"
 #include "model/activations.h"
 #include "model/batch_topk.h"
+#include "model/hidden.h"
 #include "model/matryoshka.h"
 #include "model/topk.h"
 #include "train/checkpoint.h"
@@ -54,7 +55,7 @@ int64_t foreign_rows(const PlanInput& in, int data_size, int feature_size) {
 
 // One latent's numbers: encoder and decoder row and the encoder bias.
 int64_t row_numbers(const PlanInput& in) {
-  return (in.tied ? 1 : 2) * in.width + 1;
+  return (in.tied ? 0 : in.width) + in.encoder_width() + 1;
 }
 
 void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
@@ -70,6 +71,8 @@ void add_feature_axis(const PlanInput& in, int data_size, int feature_size,
   }
   out.push_back({"4", "reconstruction", "feature", in.levels() * partial});
   out.push_back({"5", "residual gradient", "feature", in.levels() * vectors});
+  if (in.front)
+    out.push_back({"7", "hidden gradient", "feature", kFloat * in.encoder_width() * foreign});
   if (in.k_aux == 0) return;
   const int64_t places = candidate_width(in.k_aux, feature_size);
   out.push_back({"aux", "dead counts", "feature", kCounter * (feature_size - 1)});
@@ -90,7 +93,7 @@ void add_all_rows(const PlanInput& in, int data_size, int feature_size,
                   std::vector<Transfer>& out) {
   const int64_t foreign =
       kFloat * ceil_div(largest_shard(in.latents, feature_size), data_size) * (data_size - 1);
-  out.push_back({"7", "rows W_enc", "data", foreign * in.width});
+  out.push_back({"7", "rows W_enc", "data", foreign * in.encoder_width()});
   out.push_back({"7", "rows W_dec", "data", in.tied ? 0 : foreign * in.width});
   out.push_back({"7", "rows b_enc", "data", foreign});
 }
@@ -122,7 +125,7 @@ void add_gradients(const PlanInput& in, int data_size, int feature_size,
                    std::vector<Transfer>& out) {
   const int64_t latents = largest_shard(in.latents, feature_size);
   const int64_t foreign = kFloat * ceil_div(latents, data_size) * (data_size - 1);
-  const int64_t w_enc = foreign * in.width, w_dec = in.tied ? 0 : w_enc;
+  const int64_t w_enc = foreign * in.encoder_width(), w_dec = in.tied ? 0 : foreign * in.width;
   out.push_back({"7", "gradients W_enc", "data", w_enc});
   out.push_back({"7", "gradients W_dec", "data", w_dec});
   out.push_back({"7", "gradients b_enc", "data", foreign});
@@ -220,6 +223,15 @@ int64_t overlap_bytes(const PlanInput& in, int64_t rows, int data_size, int feat
   return of_row * rows;
 }
 
+// Of a micro-batch: what the layers in front make of all rows, on the way and gradient; of the own
+// rows what each layer keeps for its gradient.
+int64_t hidden_bytes(const PlanInput& in, int64_t rows, int64_t slot) {
+  if (in.hidden == 0) return 0;
+  const int64_t widest = std::max(in.encoder_width(), in.width);
+  const int64_t layers = std::max<int64_t>(1, in.hidden / (widest * in.width));
+  return kFloat * widest * ((in.front ? 4 : 0) * rows + 5 * (1 + layers) * slot);
+}
+
 // Bytes of one micro-batch in flight, at its fullest, and of the queue.
 int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int feature_size) {
   const int64_t slot = slot_rows(in, in.batch, data_size, feature_size);
@@ -245,7 +257,7 @@ int64_t buffer_bytes(const PlanInput& in, int64_t latents, int data_size, int fe
          overlap_bytes(in, rows, data_size, feature_size) +
          rows * (6 * kFloat * (codes + aux_codes) + 2 * kFloat * places + listed) +
          (in.extra > 0 ? kListedEdge * rows * codes : 0) +
-         gate_bytes(in, latents, data_size, feature_size);
+         gate_bytes(in, latents, data_size, feature_size) + hidden_bytes(in, rows, slot);
 }
 
 // A rank keeps its part of a window until the last batch of it, and reads the next one meanwhile.
@@ -315,6 +327,10 @@ PlanInput plan_input(const Config& config, int64_t width, int64_t sample_bytes, 
   in.preact = activation.has_l0 && config.dead.preact_coefficient > 0;
   in.l0_target = activation.has_l0 && config.model.l0_coefficient > 0 && config.model.l0_target > 0;
   in.tied = config.model.decoder == "tied";
+  in.front = has_front(config.model);
+  in.seen = encoder_width(config.model, width);
+  for (const HiddenParameter& parameter : hidden_parameters(config.model, width))
+    in.hidden += c10::multiply_integers(parameter.shape);
   in.average = config.optim.ema > 0;
   const Optimiser& optimiser = optimiser_named(config.optim.name);
   in.moments = (optimiser.first_moment ? 1 : 0) + (optimiser.second_moment ? 1 : 0);
@@ -352,6 +368,8 @@ std::vector<Transfer> transfers(const PlanInput& in, int data_size, int feature_
   }
   (in.tokens && !in.clips ? add_tokens : add_gradients)(in, data_size, feature_size, out);
   add_extra(in, data_size, feature_size, out);
+  if (in.hidden > 0)
+    out.push_back({"8", "gradients of hidden layers", "world", over_world(kFloat * in.hidden)});
   out.push_back({"8", "step sums", "world",
                  over_world(kFloat * (in.width + kScalars + 2 * (in.prefixes - 1)))});
   out.push_back({"9", "fired latents", "data", others * ceil_div(latents, 8)});
@@ -367,8 +385,10 @@ std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int
   of_rows.k_aux = 0;
   std::vector<Transfer> out;
   add_feature_axis(of_rows, data_size, feature_size, out);
-  std::erase_if(out,
-                [](const Transfer& one) { return one.name == std::string("residual gradient"); });
+  std::erase_if(out, [](const Transfer& one) {
+    const std::string name = one.name;
+    return name == "residual gradient" || name == "hidden gradient";
+  });
   const int64_t ranks = int64_t{data_size} * feature_size;
   const auto over_world = [&](int64_t bytes) { return all_reduced(bytes, ranks); };
   const int64_t blocks = ceil_div(in.resample_rows, in.micro);
@@ -381,7 +401,7 @@ std::vector<Transfer> resample_transfers(const PlanInput& in, int data_size, int
 }
 
 const char* cheaper_exchange(const PlanInput& in, int data_size, int feature_size) {
-  if (in.clips) return "gradients";
+  if (in.clips || in.hidden > 0) return "gradients";
   const auto moved = [&](bool tokens) {
     PlanInput with = in;
     with.tokens = tokens;
@@ -412,15 +432,17 @@ MemoryPlan memory(const PlanInput& in, int data_size, int feature_size) {
   const int64_t owned = ceil_div(latents, data_size), padded = data_size * owned;
   const int64_t row = kFloat * (row_numbers(in) + in.extra), b_dec = kFloat * in.width;
   MemoryPlan plan;
-  plan.weights = row * padded + b_dec;
-  plan.moments = in.moments * (row * owned + b_dec) + (in.lazy ? kCounter * owned : 0);
+  const int64_t hidden = kFloat * in.hidden;
+  plan.weights = row * padded + b_dec + hidden;
+  plan.moments = in.moments * (row * owned + b_dec + hidden) + (in.lazy ? kCounter * owned : 0);
   const bool one_pass = updates_in_one_pass(in, data_size);
   plan.gradients = kDouble * in.width * (one_pass ? 1 + kBlockSums : 1);
+  plan.gradients += 2 * hidden;  // of the step, and of one micro-batch
   if (!one_pass) plan.gradients += row * padded + (data_size > 1 ? row * owned : 0);
-  plan.average = in.average ? row * owned + b_dec : 0;
+  plan.average = in.average ? row * owned + b_dec + hidden : 0;
   plan.counters = kCounter * latents;
   if (is_screened(in, latents))
-    plan.screen = latents * (screen_product(in.screen_kind).padded(in.width) +
+    plan.screen = latents * (screen_product(in.screen_kind).padded(in.encoder_width()) +
                              (3 + ScreenRows::kMostApart) * kFloat);
   plan.buffers = buffer_bytes(in, latents, data_size, feature_size);
   // Updated rows on their way to the other data rows.
@@ -450,7 +472,7 @@ DiskPlan disk(const PlanInput& in) {
 }
 
 int64_t parameters(const PlanInput& in) {
-  return in.latents * (row_numbers(in) + in.extra) + in.width;
+  return in.latents * (row_numbers(in) + in.extra) + in.width + in.hidden;
 }
 
 std::vector<MeshConfig> meshes_of(int ranks, int64_t latents) {

@@ -34,6 +34,10 @@ struct PlanInput {
   bool gates = false;      // gated: they have one of their own
   int64_t levels() const { return prefixes + (gates ? 1 : 0); }
   bool tied = false;
+  // Hidden layers (model/hidden.h): columns of W_enc where they are not `width`; all their numbers.
+  int64_t seen = 0, hidden = 0;
+  bool front = false;
+  int64_t encoder_width() const { return seen > 0 ? seen : width; }
   bool average = false;  // a second, averaged copy of the weights
   int64_t moments = 2;   // copies of the rows that the optimiser keeps
   bool lazy = false;     // the optimiser keeps each row's last step

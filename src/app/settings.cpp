@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "kernels/screen_product.h"
 #include "model/activations.h"
+#include "model/hidden.h"
 #include "model/matryoshka.h"
 #include "train/resample.h"
 #include "train/schedule.h"
@@ -43,8 +44,56 @@ void check_batch(const DataConfig& data, const DataFacts& facts) {
                        data.tokens, data.batch_size));
 }
 
+// Hidden layers: what they do not go with. `width`: of the rows, 0 = not known yet.
+void check_hidden(const Config& config, int64_t width) {
+  const ModelConfig& model = config.model;
+  const auto conflict = [&](const std::string& what, const std::string& why,
+                            const std::string& hint) {
+    refuse(fmt::format("model.encoder = {} and model.decoder = {} with {}: {}", model.encoder,
+                       model.decoder, what, why),
+           hint);
+  };
+  const bool front = has_front(model), back = has_back(model);
+  if (!front && !model.hidden.empty())
+    refuse(fmt::format("model.hidden = {} with model.encoder = linear, which has no hidden layer",
+                       model.hidden),
+           "model.encoder = mlp, or deep");
+  if (!back && model.decoder_norm)
+    refuse(
+        fmt::format("model.decoder_norm with model.decoder = {}; it is for deep", model.decoder));
+  if (!front && !back) return;
+  if (front) hidden_widths(model, width);
+  if (model.decoder == "tied" && model.encoder == "mlp")
+    conflict("each other", "a tied decoder's rows are as wide as the data's",
+             "model.decoder = linear");
+  if (config.run.deterministic)
+    conflict("run.deterministic", "dense products depend on their shape",
+             "run.deterministic = false");
+  if (config.mesh.exchange == "tokens")
+    conflict("mesh.exchange = tokens", "what the encoder sees is not what the shards hold",
+             "mesh.exchange = gradients");
+  if (config.dead.preact_coefficient > 0 && front)
+    conflict("dead.preact_coefficient > 0", "it would not reach the hidden layers",
+             "dead.preact_coefficient = 0");
+  if (!back) return;
+  const ActivationFn& activation = activation_named(model.activation);
+  const char* why = "what the decoder's rows add up to is no reconstruction yet";
+  if (activation.has_gates) conflict("model.activation = gated", why, "model.activation = relu");
+  if (!model.matryoshka.empty()) conflict("model.matryoshka", why, "model.matryoshka = \"\"");
+  if (resample_steps(config.dead.resample_steps).first() > 0)
+    conflict("dead.resample_steps", why, "dead.resample_steps = never");
+}
+
 void resolve_model(Settings& settings, const DataFacts& facts) {
   ModelConfig& model = settings.config.model;
+  check_hidden(settings.config, facts.width);
+  OptimConfig& optim = settings.config.optim;
+  const bool deep = model.encoder == "deep" || has_back(model);
+  if (optim.hidden_decay == kAutoDecay)
+    resolve(settings, "optim.hidden_decay", optim.hidden_decay, deep ? 5e-4 : 0);
+  double& alpha = settings.config.dead.auxk_alpha;
+  if (has_back(model) && alpha > 0 && source_of(settings, "dead.auxk_alpha") == "default")
+    resolve(settings, "dead.auxk_alpha", alpha, 0.0);
   if (model.n_latents == 0)
     resolve<int64_t>(settings, "model.n_latents", model.n_latents, 32 * facts.width);
   if (activation_named(model.activation).has_k && model.k > model.n_latents)
@@ -94,6 +143,12 @@ void resolve_dead(Settings& settings, const DataFacts& facts) {
         fmt::format("dead.auxk_stratum = {} is less than dead.k_aux = {}; allowed: 0 (all dead "
                     "latents), or dead.k_aux or more",
                     dead.auxk_stratum, dead.k_aux));
+  if (has_back(settings.config.model) && dead.auxk_alpha > 0)
+    refuse(
+        fmt::format("dead.auxk_alpha = {:g} with model.decoder = deep, whose rows are not in the "
+                    "data's space",
+                    dead.auxk_alpha),
+        "dead.auxk_alpha = 0");
   const int64_t tokens = settings.config.data.tokens;
   if (dead.window_tokens == 0 && tokens > 0)
     resolve<int64_t>(settings, "dead.window_tokens", dead.window_tokens,
@@ -165,6 +220,7 @@ void check_config(const Config& config) {
     refuse(fmt::format("checkpoint.keep_ratio = {:g}; allowed: 0 (off), or 1.01 and more", ratio));
   check_batch(data, {});
   const ModelConfig& model = config.model;
+  check_hidden(config, 0);
   const ActivationFn& activation = activation_named(model.activation);
   if (model.n_latents > 0 && activation.has_k && model.k > model.n_latents)
     refuse(fmt::format("model.k = {} is more than model.n_latents = {}; allowed: 1 to {}", model.k,
@@ -253,6 +309,9 @@ std::vector<std::string> remarks_on(const Settings& settings, const DataFacts& f
   if (!chosen.has_k) unused("model.k", activation);
   if (!config.model.init_from.empty())
     unused("model.b_dec_start", "model.init_from gives all weights");
+  if (!has_front(config.model) && !has_back(config.model))
+    for (const char* name : {"optim.hidden_decay", "optim.train_norms"})
+      unused(name, "there is no hidden layer");
   for (const char* name : {"dead.k_aux", "dead.auxk_every", "dead.auxk_stratum"})
     if (config.dead.auxk_alpha == 0) unused(name, "dead.auxk_alpha = 0");
   const int64_t resampling = resample_steps(config.dead.resample_steps).first();

@@ -21,6 +21,8 @@ enum class Purpose : uint32_t {
   screen_check = 9,
   resample = 10,
   auxk_stratum = 11,
+  init_hidden = 12,
+  init_encoder = 13,
   random_baseline = 20,
   bootstrap = 30,
   lab_init = 40,

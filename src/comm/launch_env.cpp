@@ -60,6 +60,7 @@ constexpr const char* kSettings[] = {
     "SLURM_RESTART_COUNT",
     "MEGADICT_MPI",
     "MEGADICT_HOME",
+    "MEGADICT_MNIST",
 };
 
 bool is_set(const char* name) {

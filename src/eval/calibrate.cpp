@@ -73,7 +73,7 @@ Calibration calibrate(const Dictionary& dictionary, const Normalization& normali
     std::iota(ids.begin(), ids.end(), begin);
     const Rows batch = gather_rows(mesh, read_owned(mesh, data, ids), dictionary.d, normalization,
                                    dictionary.w_enc_ld.device());
-    const at::Tensor xc = batch.x_bd - dictionary.b_dec_d;
+    const at::Tensor xc = seen_by_encoder(dictionary, batch.x_bd);
     largest.add(kernels_for(xc)
                     .above({xc, dictionary.w_enc_ld, dictionary.b_enc_l}, largest.bound())
                     .value.to(at::kCPU));

@@ -77,9 +77,10 @@ void add_batch(Pass& pass, int64_t first_row, const MicroBatch& micro, const at:
   const Rows rows = finish_rows(mesh, micro, raw_bd, pass.normalization);
   const Codes codes = encode_rows(mesh, dictionary, rows, {}).codes;
   const int64_t owned = static_cast<int64_t>(micro.row_ids.size()), slot = micro.part.slot;
-  const at::Tensor x_hat = raw_rows(decode_at_owners(mesh, codes, dictionary.w_dec_ld, dictionary.n,
-                                                     slot, Sums::exact, "reconstruction"),
-                                    dictionary.b_dec_d, pass.normalization);
+  const at::Tensor decoded = decode_at_owners(mesh, codes, dictionary.w_dec_ld, dictionary.n, slot,
+                                              Sums::exact, "reconstruction");
+  const at::Tensor x_hat =
+      raw_rows(after_decoder(dictionary, decoded), dictionary.b_dec_d, pass.normalization);
   const at::Tensor counts = row_counts(mesh, pass.norm_l, codes, slot).to(at::kCPU);
   std::vector<int64_t> l0(static_cast<size_t>(owned));
   std::vector<double> l1(l0.size()), plain(l0.size());

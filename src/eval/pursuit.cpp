@@ -51,15 +51,19 @@ Codes codes_of(const std::vector<RowCode>& rows, int64_t atoms) {
 
 namespace {
 
-constexpr std::array<Pursuit, 5> kPursuits = {{
-    {"mp", "C4", "matching pursuit: the best atom's share, again and again", true,
+constexpr std::array<Pursuit, 7> kPursuits = {{
+    {"mp", "C4", "matching pursuit: the best atom's share, again and again", PursuitTakes::k,
      matching_pursuit},
-    {"gp", "C5", "gradient pursuit: a step along the gradient of the atoms found", true,
+    {"gp", "C5", "gradient pursuit: a step along the gradient of the atoms found", PursuitTakes::k,
      gradient_pursuit},
-    {"omp", "C6", "orthogonal matching pursuit: least squares on the atoms found", true,
+    {"omp", "C6", "orthogonal matching pursuit: least squares on the atoms found", PursuitTakes::k,
      orthogonal_pursuit},
-    {"fista", "C7", "lasso by accelerated proximal gradient steps", false, fista},
-    {"lars", "C7", "lasso by least-angle regression, with drops", false, lars},
+    {"fista", "C7", "lasso by accelerated proximal gradient steps", PursuitTakes::lambda, fista},
+    {"lars", "C7", "lasso by least-angle regression, with drops", PursuitTakes::lambda, lars},
+    {"lars_refit", "C7", "non-negative least squares on the atoms that lars takes",
+     PursuitTakes::lambda, lars_refit},
+    {"refit", "C3", "non-negative least squares on the atoms of given codes", PursuitTakes::codes,
+     refit},
 }};
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Sparse codes of rows by optimisation, for a dictionary that is given: how far an encoder is from
-// the best codes (the amortisation gap). All atoms are unit rows and all codes non-negative; signed
-// codes are those of the atoms and their negatives.
+// Sparse codes of rows by optimisation, for a dictionary that is given: what an encoder is to be
+// compared with (inference.h). All atoms are unit rows and all codes non-negative; signed codes are
+// those of the atoms and their negatives. A row's codes do not depend on the other rows.
 //
 // Items: C4 matching pursuit, C5 gradient pursuit, C6 orthogonal matching pursuit, C7 FISTA (Beck
 // and Teboulle 2009) and LARS (Efron et al. 2004) for min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0.
@@ -16,9 +16,12 @@
 namespace megadict {
 
 struct PursuitSettings {
-  int64_t k = 32;               // mp, gp, omp: rounds, so the most that are active
-  double lambda = 0.05;         // fista, lars: of the sum over a row's entries
-  int64_t iterations = 1000;    // fista: at most
+  int64_t k = 32;             // mp, gp, omp: rounds, so the most that are active
+  double lambda = 0.05;       // fista, lars: of the sum over a row's entries
+  int64_t iterations = 1000;  // fista: at most, ...
+  double still = 1e-12;       // ... it ends where no code moves by more
+  // fista: momentum begins anew where it points uphill (O'Donoghue and Candes 2015, eq 12).
+  bool restart = false;
   bool persistent_mask = true;  // gp: atoms whose code was clipped to 0 stay in the mask
   // fista, lars: atoms a row is solved with at first; those that then would join are added until
   // there are none, so the answer is that of all atoms.
@@ -27,13 +30,16 @@ struct PursuitSettings {
 
 struct PursuitArgs {
   const at::Tensor& x_bd;      // f32, what the atoms are to add up to
-  const at::Tensor& atoms_nd;  // f32, unit rows
+  const at::Tensor& atoms_nd;  // f32, unit rows (or 0: such atoms are never taken)
   const PursuitSettings& settings;
+  const Codes* given = nullptr;  // refit: codes of the same rows
 };
+
+enum class PursuitTakes { k, lambda, codes };
 
 struct Pursuit {
   std::string_view name, item, summary;
-  bool takes_k;                           // else lambda
+  PursuitTakes takes;
   Codes (*run)(const PursuitArgs& args);  // atoms with a positive code, ascending in each row
 };
 

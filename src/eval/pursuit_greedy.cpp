@@ -19,6 +19,11 @@ struct Found {
   double correlation = 0;
 };
 
+// omp: the selected atoms' products with each other, factored (L L^T, lower), and with the row.
+struct Selected {
+  std::vector<double> factor, product;
+};
+
 // What one row's round may use.
 struct Row {
   const float* x;
@@ -26,6 +31,7 @@ struct Row {
   int64_t d;
   float* residual;
   RowCode& code;
+  Selected& selected;
   bool& ended;
 };
 
@@ -51,6 +57,7 @@ Codes pursue(const PursuitArgs& args, bool unselected,
   at::Tensor residual_bd = args.x_bd.clone();
   const at::Tensor bias = at::zeros({n}, args.x_bd.options());
   std::vector<RowCode> codes(static_cast<size_t>(rows));
+  std::vector<Selected> selected(static_cast<size_t>(rows));
   std::vector<uint8_t> ended(static_cast<size_t>(rows), 0);
   for (int64_t round = 0; round < std::min(args.settings.k, n); ++round) {
     const int64_t wanted = unselected ? std::min(round + 1, n) : 1;
@@ -68,7 +75,8 @@ Codes pursue(const PursuitArgs& args, bool unselected,
         if (c == width || !(value[c] > kPursuitGuard)) has_ended = true;
         if (!has_ended)
           take({args.x_bd.const_data_ptr<float>() + r * d, args.atoms_nd.const_data_ptr<float>(), d,
-                residual_bd.mutable_data_ptr<float>() + r * d, code, has_ended},
+                residual_bd.mutable_data_ptr<float>() + r * d, code,
+                selected[static_cast<size_t>(r)], has_ended},
                {atom[c], value[c]});
         ended[static_cast<size_t>(r)] = has_ended ? 1 : 0;
       }
@@ -103,42 +111,46 @@ void gradient_round(const Row& row, Found found, bool persistent) {
   write_residual(row.x, row.code, row.atoms_nd, row.d, row.residual);
 }
 
-// Solves (L L^T) s = b for lower triangular L, row-major [n, n].
+// Entry (i, j <= i) of a lower triangle, kept row by row.
+size_t at_lower(size_t i, size_t j) {
+  return i * (i + 1) / 2 + j;
+}
+
+// Solves (L L^T) s = b.
 std::vector<double> solve_cholesky(const std::vector<double>& l, std::vector<double> b) {
   const size_t n = b.size();
   for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j < i; ++j) b[i] -= l[i * n + j] * b[j];
-    b[i] /= l[i * n + i];
+    for (size_t j = 0; j < i; ++j) b[i] -= l[at_lower(i, j)] * b[j];
+    b[i] /= l[at_lower(i, i)];
   }
   for (size_t i = n; i-- > 0;) {
-    for (size_t j = i + 1; j < n; ++j) b[i] -= l[j * n + i] * b[j];
-    b[i] /= l[i * n + i];
+    for (size_t j = i + 1; j < n; ++j) b[i] -= l[at_lower(j, i)] * b[j];
+    b[i] /= l[at_lower(i, i)];
   }
   return b;
 }
 
-// Least squares on the selected atoms, negatives then cut to 0.
+// Least squares on the selected atoms, negatives then cut to 0. A round adds one row to the factor
+// of the products.
 void orthogonal_round(const Row& row, Found found) {
   constexpr double kDependent = 1e-10;
   enter(row.code, found.atom);
-  const size_t n = row.code.atom.size();
-  const auto atom = [&](size_t i) { return row.atoms_nd + row.code.atom[i] * row.d; };
-  std::vector<double> l(n * n), b(n);
-  for (size_t i = 0; i < n; ++i) {
-    b[i] = dot(atom(i), row.x, row.d);
-    for (size_t j = 0; j <= i; ++j) {
-      double sum = dot(atom(i), atom(j), row.d);
-      for (size_t c = 0; c < j; ++c) sum -= l[i * n + c] * l[j * n + c];
-      l[i * n + j] = i == j ? std::sqrt(std::max(sum, 0.0)) : sum / l[j * n + j];
-    }
-    if (l[i * n + i] < kDependent) {  // the new atom says nothing that the others do not
-      row.code.atom.pop_back();
-      row.code.value.pop_back();
-      row.ended = true;
-      return;
-    }
+  const size_t i = row.code.atom.size() - 1;
+  const auto atom = [&](size_t j) { return row.atoms_nd + row.code.atom[j] * row.d; };
+  std::vector<double>& l = row.selected.factor;
+  for (size_t j = 0; j <= i; ++j) {
+    double sum = dot(atom(i), atom(j), row.d);
+    for (size_t c = 0; c < j; ++c) sum -= l[at_lower(i, c)] * l[at_lower(j, c)];
+    l.push_back(i == j ? std::sqrt(std::max(sum, 0.0)) : sum / l[at_lower(j, j)]);
   }
-  row.code.value = solve_cholesky(l, std::move(b));
+  if (l.back() < kDependent) {  // the new atom says nothing that the others do not
+    row.code.atom.pop_back();
+    row.code.value.pop_back();
+    row.ended = true;
+    return;
+  }
+  row.selected.product.push_back(dot(atom(i), row.x, row.d));
+  row.code.value = solve_cholesky(l, row.selected.product);
   for (double& value : row.code.value) value = std::max(0.0, value);
   write_residual(row.x, row.code, row.atoms_nd, row.d, row.residual);
 }

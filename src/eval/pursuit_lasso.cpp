@@ -7,7 +7,10 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 
+#include "base/clones.h"
+#include "base/error.h"
 #include "eval/pursuit_rows.h"
 #include "kernels/kernel_set.h"
 #include "kernels/vector_ops.h"
@@ -22,6 +25,8 @@ struct SmallLasso {
   std::vector<double> gram, product;  // [n, n], [n]
   double lambda = 0;
   int64_t iterations = 0;
+  double still = 0;
+  bool restart = false;
   std::vector<double> start;  // codes to begin with, [n]
 };
 
@@ -31,19 +36,26 @@ double entry(const SmallLasso& lasso, size_t i, size_t j) {
   return lasso.gram[i * lasso.n + j];
 }
 
+// y += factor * x: whole rows of the products, so that the sums run over independent lanes.
+MEGADICT_CLONES void add_row(double* y, double factor, const double* x, size_t n) {
+  for (size_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
+// The products times v, which is mostly 0, added to `out`.
+void add_product(const SmallLasso& lasso, const std::vector<double>& v, std::vector<double>& out) {
+  for (size_t j = 0; j < lasso.n; ++j)
+    if (v[j] != 0) add_row(out.data(), v[j], lasso.gram.data() + j * lasso.n, lasso.n);
+}
+
 // The largest eigenvalue of the products, from below.
 double largest_eigenvalue(const SmallLasso& lasso) {
   constexpr int kSteps = 100;
   std::vector<double> v(lasso.n, 1 / std::sqrt(static_cast<double>(lasso.n))), next(lasso.n);
   double norm = 0;
   for (int step = 0; step < kSteps; ++step) {
-    norm = 0;
-    for (size_t i = 0; i < lasso.n; ++i) {
-      next[i] = 0;
-      for (size_t j = 0; j < lasso.n; ++j) next[i] += entry(lasso, i, j) * v[j];
-      norm += next[i] * next[i];
-    }
-    norm = std::sqrt(norm);
+    std::fill(next.begin(), next.end(), 0);
+    add_product(lasso, v, next);
+    norm = std::sqrt(std::inner_product(next.begin(), next.end(), next.begin(), 0.0));
     if (norm == 0) return 0;
     for (size_t i = 0; i < lasso.n; ++i) v[i] = next[i] / norm;
   }
@@ -51,26 +63,28 @@ double largest_eigenvalue(const SmallLasso& lasso) {
 }
 
 std::vector<double> solve_fista(const SmallLasso& lasso) {
-  constexpr double kMargin = 1.01, kStill = 1e-12;
+  constexpr double kMargin = 1.01;
   const double step = 1 / (kMargin * std::max(largest_eigenvalue(lasso), kPursuitGuard));
   std::vector<double> s = lasso.start, y = s, gradient(lasso.n);
   double t = 1;
   for (int64_t iteration = 0; iteration < lasso.iterations; ++iteration) {
     for (size_t i = 0; i < lasso.n; ++i) gradient[i] = -lasso.product[i];
-    for (size_t j = 0; j < lasso.n; ++j) {
-      if (y[j] == 0) continue;
-      for (size_t i = 0; i < lasso.n; ++i) gradient[i] += entry(lasso, j, i) * y[j];
-    }
+    add_product(lasso, y, gradient);
     const double next_t = (1 + std::sqrt(1 + 4 * t * t)) / 2, momentum = (t - 1) / next_t;
-    double moved = 0;
+    double moved = 0, uphill = 0;
     for (size_t i = 0; i < lasso.n; ++i) {
       const double next = std::max(0.0, y[i] - step * (gradient[i] + lasso.lambda));
       moved = std::max(moved, std::abs(next - s[i]));
+      uphill += (y[i] - next) * (next - s[i]);
       y[i] = next + momentum * (next - s[i]);
       s[i] = next;
     }
     t = next_t;
-    if (moved < kStill) break;
+    if (lasso.restart && uphill > 0) {
+      t = 1;
+      y = s;
+    }
+    if (moved < lasso.still) break;
   }
   return s;
 }
@@ -166,26 +180,34 @@ struct LassoRow {
   bool grows = true;  // atoms have joined since it was solved
 };
 
-void solve_row(const PursuitArgs& args, Solve solve, int64_t r, LassoRow& row, float* residual) {
+SmallLasso small_lasso(const PursuitArgs& args, int64_t r, const RowCode& code) {
   const int64_t d = args.x_bd.size(1);
   const float* x = args.x_bd.const_data_ptr<float>() + r * d;
   const auto* atoms = args.atoms_nd.const_data_ptr<float>();
   SmallLasso lasso;
-  lasso.n = row.code.atom.size();
+  lasso.n = code.atom.size();
   lasso.lambda = args.settings.lambda;
   lasso.iterations = args.settings.iterations;
-  lasso.start = row.code.value;
+  lasso.still = args.settings.still;
+  lasso.restart = args.settings.restart;
+  lasso.start = code.value;
   lasso.gram.resize(lasso.n * lasso.n);
   for (size_t i = 0; i < lasso.n; ++i) {
-    const float* atom = atoms + row.code.atom[i] * d;
+    const float* atom = atoms + code.atom[i] * d;
     lasso.product.push_back(dot(atom, x, d));
     for (size_t j = 0; j <= i; ++j)
       lasso.gram[i * lasso.n + j] = lasso.gram[j * lasso.n + i] =
-          dot(atom, atoms + row.code.atom[j] * d, d);
+          dot(atom, atoms + code.atom[j] * d, d);
   }
-  row.code.value = solve(lasso);
+  return lasso;
+}
+
+void solve_row(const PursuitArgs& args, Solve solve, int64_t r, LassoRow& row, float* residual) {
+  const int64_t d = args.x_bd.size(1);
+  row.code.value = solve(small_lasso(args, r, row.code));
   row.grows = false;
-  write_residual(x, row.code, atoms, d, residual);
+  write_residual(args.x_bd.const_data_ptr<float>() + r * d, row.code,
+                 args.atoms_nd.const_data_ptr<float>(), d, residual);
 }
 
 // The atoms most correlated with what is left, where they would still lower the objective.
@@ -240,6 +262,33 @@ Codes fista(const PursuitArgs& args) {
 
 Codes lars(const PursuitArgs& args) {
   return solve_all(args, solve_lars);
+}
+
+// Without the shrinkage that lambda asks of the codes.
+Codes lars_refit(const PursuitArgs& args) {
+  const Codes found = lars(args);
+  return refit({args.x_bd, args.atoms_nd, args.settings, &found});
+}
+
+// The lasso's path followed down to lambda = 0, on the given atoms alone.
+Codes refit(const PursuitArgs& args) {
+  if (args.given == nullptr) fail(ExitCode::error, "refit needs codes to begin with");
+  const int64_t rows = args.x_bd.size(0);
+  PursuitSettings settings = args.settings;
+  settings.lambda = 0;
+  const PursuitArgs free = {args.x_bd, args.atoms_nd, settings};
+  const auto* start = args.given->row_start.const_data_ptr<int64_t>();
+  const auto* atom = args.given->latent.const_data_ptr<int32_t>();
+  std::vector<RowCode> codes(static_cast<size_t>(rows));
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      RowCode& code = codes[static_cast<size_t>(r)];
+      code.atom.assign(atom + start[r], atom + start[r + 1]);
+      code.value.assign(code.atom.size(), 0);
+      code.value = solve_lars(small_lasso(free, r, code));
+    }
+  });
+  return codes_of(codes, args.atoms_nd.size(0));
 }
 
 }  // namespace megadict

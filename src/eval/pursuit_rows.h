@@ -20,6 +20,7 @@ inline constexpr double kPursuitGuard = 1e-12;
 // x - sum of value * atom, in fp64, written as fp32.
 void write_residual(const float* x, const RowCode& code, const float* atoms_nd, int64_t d,
                     float* residual);
+// The positive values, atoms ascending in each row.
 Codes codes_of(const std::vector<RowCode>& rows, int64_t atoms);
 
 Codes matching_pursuit(const PursuitArgs& args);
@@ -27,5 +28,7 @@ Codes gradient_pursuit(const PursuitArgs& args);
 Codes orthogonal_pursuit(const PursuitArgs& args);
 Codes fista(const PursuitArgs& args);
 Codes lars(const PursuitArgs& args);
+Codes lars_refit(const PursuitArgs& args);
+Codes refit(const PursuitArgs& args);
 
 }  // namespace megadict

@@ -80,7 +80,7 @@ struct Gradient {
   std::vector<float> dec, enc;
   double bias = 0, input = 0;  // of b_enc, and RowGradients::input_l
   bool touched = false;
-  explicit Gradient(int64_t d) : dec(static_cast<size_t>(d)), enc(static_cast<size_t>(d)) {}
+  Gradient(int64_t d, int64_t seen) : dec(static_cast<size_t>(d)), enc(static_cast<size_t>(seen)) {}
 
   void clear() {
     if (touched) {
@@ -93,7 +93,7 @@ struct Gradient {
 
   // Four entries at a time: the sums stay in registers while four rows of x and g pass.
   void add(const Lists& from, int64_t latent, int64_t list, const float* w) {
-    const auto d = static_cast<int64_t>(dec.size());
+    const auto d = static_cast<int64_t>(dec.size()), seen = static_cast<int64_t>(enc.size());
     const int64_t end = from.start[list + 1];
     const double norm = from.l1 != 0 ? std::sqrt(dot(w, w, d)) : 0;
     const double gain = from.gain != nullptr ? from.gain[latent] : 1;
@@ -104,7 +104,7 @@ struct Gradient {
       float z[4] = {}, dz[4] = {};
       for (int64_t i = 0; i < count; ++i) {
         if (from.g != nullptr) g[i] = from.g + static_cast<int64_t>(from.row[e + i]) * d;
-        x[i] = from.x + static_cast<int64_t>(from.row[e + i]) * d;
+        x[i] = from.x + static_cast<int64_t>(from.row[e + i]) * seen;
         const double of_g = from.g != nullptr ? dot(g[i], w, d) : 0;
         const double slope = from.factor * of_g + from.l1 * norm;
         z[i] = static_cast<float>(from.factor * from.value[e + i]);
@@ -129,8 +129,10 @@ struct Gradient {
 
   double square() const {
     if (!touched) return 0;
-    const auto d = static_cast<int64_t>(dec.size());
-    return dot(dec.data(), dec.data(), d) + dot(enc.data(), enc.data(), d) + bias * bias;
+    const auto of = [](const std::vector<float>& g) {
+      return dot(g.data(), g.data(), static_cast<int64_t>(g.size()));
+    };
+    return of(dec) + of(enc) + bias * bias;
   }
 
  private:
@@ -233,7 +235,7 @@ RowPassResult pass_over(std::span<const GradientSource> sources, LatentRows& row
 #pragma omp parallel
   {
     std::optional<Gradient> gradient;
-    guard.run([&] { gradient.emplace(d); });
+    guard.run([&] { gradient.emplace(rows.w_dec.w.size(1), d); });
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < blocks; ++i) guard.run([&] { visit(i, *gradient); });
   }

@@ -159,7 +159,7 @@ at::Tensor cpu_products(const Codes& codes, const at::Tensor& x_bd, const at::Te
 }
 
 void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
-  const int64_t d = args.w_dec_ld.size(1);
+  const int64_t d = args.w_dec_ld.size(1), seen = args.x_bd.size(1);
   const auto* start = args.codes.latent_start.const_data_ptr<int64_t>();
   const auto* row = args.codes.row.const_data_ptr<int32_t>();
   const auto* value = args.codes.value.const_data_ptr<float>();
@@ -183,8 +183,8 @@ void cpu_row_gradients(const RowGradientArgs& args, const RowGradients& out) {
       const float* g_row = g != nullptr ? g + static_cast<int64_t>(row[e]) * d : nullptr;
       const double dz = (g != nullptr ? dot(g_row, w, d) : 0) + args.l1 * norm;
       if (path.decoder) add_scaled(grad_dec + j * d, value[e], g_row, d);
-      add_scaled(grad_enc + j * d, static_cast<float>(gain * dz),
-                 x + static_cast<int64_t>(row[e]) * d, d);
+      add_scaled(grad_enc + j * seen, static_cast<float>(gain * dz),
+                 x + static_cast<int64_t>(row[e]) * seen, seen);
       z_sum += value[e];
       dz_sum += dz;
     }

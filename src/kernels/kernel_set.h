@@ -13,8 +13,9 @@
 
 namespace megadict {
 
+// x_bd: what the encoder sees, x - b_dec or, behind other layers, as wide as W_enc's rows.
 struct EncodeArgs {
-  const at::Tensor& x_bd;  // rows with b_dec already subtracted
+  const at::Tensor& x_bd;
   const at::Tensor& w_enc_ld;
   const at::Tensor& b_enc_l;
 };

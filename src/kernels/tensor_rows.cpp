@@ -150,11 +150,12 @@ void add_gradients(const Lists& source, const Chunk& chunk, const at::Tensor& w,
   out.input_l.add_(sum_lists(dz, start).to(at::kFloat));
 }
 
-RowGradients zero_gradients(const Chunk& chunk, const at::Tensor& like, bool tied) {
+RowGradients zero_gradients(const Chunk& chunk, const at::Tensor& enc, const at::Tensor& dec,
+                            bool tied) {
   RowGradients out;
-  out.w_enc_ld = at::zeros({chunk.count, like.size(1)}, like.options());
-  out.w_dec_ld = tied ? out.w_enc_ld : at::zeros_like(out.w_enc_ld);
-  out.b_enc_l = at::zeros({chunk.count}, like.options());
+  out.w_enc_ld = at::zeros({chunk.count, enc.size(1)}, enc.options());
+  out.w_dec_ld = tied ? out.w_enc_ld : at::zeros({chunk.count, dec.size(1)}, enc.options());
+  out.b_enc_l = at::zeros({chunk.count}, enc.options());
   out.input_l = at::zeros_like(out.b_enc_l);
   return out;
 }
@@ -218,7 +219,7 @@ struct PassSums {
 // alone whole.
 void pass_chunk(const std::vector<Lists>& sources, const Chunk& chunk, LatentRows& rows,
                 const UpdateArgs& args, PassSums& sums) {
-  RowGradients g = zero_gradients(chunk, rows.w_enc.w, rows.tied());
+  RowGradients g = zero_gradients(chunk, rows.w_enc.w, rows.w_dec.w, rows.tied());
   {
     const at::Tensor w_dec = chunk.of(rows.w_dec.w);
     for (const Lists& source : sources) add_gradients(source, chunk, w_dec, g);
@@ -294,7 +295,7 @@ void tensor_row_gradients(const RowGradientArgs& args, const RowGradients& out,
   at::Tensor w_dec = out.w_dec_ld, w_enc = out.w_enc_ld, b_enc = out.b_enc_l, input = out.input_l;
   for_chunks(lists, args.codes.latents, /*all=*/false,
              rows_of_chunk(args.w_dec_ld.size(1), work_bytes), work_bytes, [&](const Chunk& chunk) {
-               RowGradients g = zero_gradients(chunk, args.w_dec_ld, tied);
+               RowGradients g = zero_gradients(chunk, args.x_bd, args.w_dec_ld, tied);
                add_gradients(lists[0], chunk, chunk.of(args.w_dec_ld), g);
                chunk.add(w_enc, g.w_enc_ld);
                if (!tied) chunk.add(w_dec, g.w_dec_ld);

@@ -20,7 +20,9 @@ struct LabScale {
   int64_t seeds = 0;   // data seeds
   int64_t latents = 0, width = 0, k = 0, samples = 0, steps = 0;
   double rate = 0, lambda = 0;
-  double zipf = 0;  // A3
+  double zipf = 0;             // A3
+  std::string data_path = {};  // shards of activations to train on
+  std::string mnist = {};      // folder of MNIST; "" = where find_mnist() looks (lab/mnist.h)
 
   // Another problem or other training than the seeds': nothing reported is comparable.
   bool is_own() const {
@@ -34,7 +36,10 @@ struct LabCell {
   int64_t seed = 0;                 // counted from 0
   double cost_s = 1;                // about, on one core: the order of work, and what is announced
   nlohmann::ordered_json settings;  // all that its numbers follow from
-  std::function<nlohmann::ordered_json()> run;
+  std::function<nlohmann::ordered_json()> run = {};
+  // In place of run, where a cell leaves more than numbers: into OUT/NAME/files/CELL, a folder that
+  // is there.
+  std::function<nlohmann::ordered_json(const std::string& folder)> run_into = {};
 
   std::string name() const;  // "sae_seed0"
 };
@@ -88,10 +93,16 @@ class LabResults {
 LabRow derived_row(const std::string& what, std::optional<double> value,
                    const std::string& reported, std::optional<Band> band = {});
 
+// Whether an experiment trains on the user's activations (LabScale::data_path).
+enum class LabRows { never, where_given, always };
+
 struct LabExperiment {
   std::string_view name, items, summary;
   std::vector<LabCell> (*cells)(const LabScale& scale);  // exit 2 for a scale that cannot be
   std::vector<LabRow> (*table)(const LabResults& results);
+  // Looks for what no cell can do without, before any runs; null = nothing. Exit 3.
+  void (*check)(const LabScale& scale) = nullptr;
+  LabRows rows = LabRows::never;
 };
 
 std::span<const LabExperiment> all_experiments();

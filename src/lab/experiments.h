@@ -16,5 +16,14 @@ LabExperiment width_experiment();             // E7
 LabExperiment bias_experiment();              // E8
 LabExperiment topk_codes_experiment();        // C2
 LabExperiment resampling_experiment();        // 10.1
+LabExperiment connectors_experiment();        // H1 to H4
+LabExperiment tied_experiment();              // L2c
+LabExperiment sparse_weights_experiment();    // L2g
+
+LabExperiment depth_experiment();  // L1
+
+// E5 on rows of a data set, where one is given.
+std::vector<LabCell> row_frontier_cells(const LabScale& scale);
+std::vector<LabRow> row_frontier_table(const LabResults& results);
 
 }  // namespace megadict

@@ -37,6 +37,7 @@ std::string group_of(const char* method, double lambda) {
 }
 
 std::vector<LabCell> frontier_cells(const LabScale& scale) {
+  if (!scale.data_path.empty()) return row_frontier_cells(scale);
   const LabData data = data_of(scale, kBase);
   const int64_t n = data.options.n_latents, seeds = seeds_of(scale);
   std::vector<LabCell> cells;
@@ -158,6 +159,7 @@ void add_topk(std::vector<LabRow>& rows, const LabResults& r) {
 }
 
 std::vector<LabRow> frontier_table(const LabResults& r) {
+  if (std::vector<LabRow> of_rows = row_frontier_table(r); !of_rows.empty()) return of_rows;
   std::vector<LabRow> rows;
   for (const Reported& of : kReported) {
     add_lambda(rows, r, of, "sae", of.sae.mse, of.sae.l0, of.sae.mcc);
@@ -177,8 +179,13 @@ std::vector<LabRow> frontier_table(const LabResults& r) {
 }  // namespace
 
 LabExperiment frontier_experiment() {
-  return {"frontier", "E5, B6, D9", "error, active codes and recovery over lambda and k (Fig 6)",
-          frontier_cells, frontier_table};
+  return {"frontier",
+          "E5, B6, D9",
+          "error, active codes and recovery over lambda and k (Fig 6)",
+          frontier_cells,
+          frontier_table,
+          nullptr,
+          LabRows::where_given};
 }
 
 }  // namespace megadict

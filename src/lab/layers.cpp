@@ -75,7 +75,8 @@ struct AdamFactors {
 };
 
 template <class T>
-__attribute__((always_inline)) inline void adam_loop(T* w, const T* g, T* m, T* v, size_t count,
+__attribute__((always_inline)) inline void adam_loop(T* __restrict w, const T* __restrict g,
+                                                     T* __restrict m, T* __restrict v, size_t count,
                                                      const AdamFactors<T>& f) {
   for (size_t i = 0; i < count; ++i) {
     m[i] = f.beta1 * m[i] + (1 - f.beta1) * g[i];

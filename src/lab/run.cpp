@@ -21,7 +21,8 @@ namespace megadict {
 namespace {
 
 std::string folder_of(const LabExperiment& experiment, const LabRun& run) {
-  return fmt::format("{}/{}{}", run.out, experiment.name, run.scale.quick ? "_quick" : "");
+  return fmt::format("{}/{}{}{}", run.out, experiment.name,
+                     run.scale.data_path.empty() ? "" : "_rows", run.scale.quick ? "_quick" : "");
 }
 
 std::string path_of(const std::string& folder, const LabCell& cell) {
@@ -72,7 +73,13 @@ void run_cells(const std::string& folder, const std::vector<LabCell>& mine, bool
     const double begin = seconds_now();
     nlohmann::ordered_json numbers;
     try {
-      numbers = cell.run();
+      if (cell.run_into) {
+        const std::string files = fmt::format("{}/files/{}", folder, cell.name());
+        make_folders(files);
+        numbers = cell.run_into(files);
+      } else {
+        numbers = cell.run();
+      }
     } catch (const Error& error) {
       fail(error.code(), fmt::format("cell {}: {}", cell.name(), error.what()), error.hint());
     }

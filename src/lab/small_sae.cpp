@@ -16,12 +16,6 @@ namespace {
 constexpr uint64_t kDecoderStream = 1000, kBiasStream = 2000;
 
 template <class T>
-void fit(Tiles<T>& tiles, int64_t samples, int64_t features) {
-  if (tiles.samples() != samples || tiles.features() != features)
-    tiles = Tiles<T>(samples, features);
-}
-
-template <class T>
 void clear(Tiles<T>& tiles) {
   std::fill(tiles.values().begin(), tiles.values().end(), T{0});
 }

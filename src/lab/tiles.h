@@ -45,6 +45,13 @@ class Tiles {
   std::vector<T> values_;
 };
 
+// Of another shape the tiles are made anew, else they stay.
+template <class T>
+void fit(Tiles<T>& tiles, int64_t samples, int64_t features) {
+  if (tiles.samples() != samples || tiles.features() != features)
+    tiles = Tiles<T>(samples, features);
+}
+
 // A weight matrix [outs, ins], row-major, of a layer from `ins` to `outs` features.
 template <class T>
 struct WeightView {

@@ -79,7 +79,7 @@ void add_auxk_gradients(const Dictionary& dictionary, const at::Tensor& xc_bd,
   if (!rows.w_enc_ld.defined()) {
     const auto options = dictionary.w_enc_ld.options();
     const int64_t dead = aux.dead_l.size(0);
-    rows.w_enc_ld = at::zeros({dead, dictionary.d}, options);
+    rows.w_enc_ld = at::zeros({dead, dictionary.w_enc_ld.size(1)}, options);
     rows.w_dec_ld = dictionary.tied() ? rows.w_enc_ld : at::zeros({dead, dictionary.d}, options);
     rows.b_enc_l = at::zeros({dead}, options);
     rows.input_l = at::zeros({dead}, options);

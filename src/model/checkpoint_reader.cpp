@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "data/rows.h"
+#include "model/hidden.h"
 
 namespace megadict {
 
@@ -46,12 +47,17 @@ CheckpointReader::CheckpointReader(const std::string& folder)
 
 // What state.json says of the weights, before anything of that size is allocated.
 void CheckpointReader::check_tensors(const Part& part) const {
-  const SafetensorsEntry& weights = part.file.at("W_enc");
-  const std::vector<int64_t> expected = {part.latents.size(), d()};
-  if (weights.shape != expected)
-    fail(ExitCode::bad_data,
-         fmt::format("cannot use '{}': W_enc is [{}], state.json says [{}]", part.file.path(),
-                     fmt::join(weights.shape, ","), fmt::join(expected, ",")));
+  const auto check = [&](const std::string& name, const std::vector<int64_t>& expected) {
+    const SafetensorsEntry& tensor = part.file.at(name);
+    if (tensor.shape != expected)
+      fail(ExitCode::bad_data,
+           fmt::format("cannot use '{}': {} is [{}], state.json says [{}]", part.file.path(), name,
+                       fmt::join(tensor.shape, ","), fmt::join(expected, ",")));
+  };
+  check("W_enc", {part.latents.size(), encoder_width(state_.model, d())});
+  if (parts_.size() == 1)  // the first part's
+    for (const HiddenParameter& parameter : hidden_parameters(state_.model, d()))
+      check(parameter.name, parameter.shape);
   const bool tied = state_.model.decoder == "tied", own = part.file.find("W_dec") != nullptr;
   if (tied == own)
     fail(ExitCode::bad_data,

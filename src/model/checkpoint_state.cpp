@@ -10,6 +10,7 @@
 #include "io/json_file.h"
 #include "kernels/screen.h"
 #include "model/activations.h"
+#include "model/hidden.h"
 
 namespace megadict {
 
@@ -114,6 +115,20 @@ std::vector<std::string> activation_names() {
   return names;
 }
 
+void read_hidden(const StateFile& file, ModelConfig& model) {
+  if (has_front(model)) {
+    const nlohmann::json& widths = file.at("model.hidden");
+    if (!widths.is_string()) file.refuse("model.hidden", widths, "widths, as '256,256'");
+    model.hidden = widths;
+    try {
+      hidden_widths(model, file.integer("d", 1, kMostWidth));
+    } catch (const Error& error) {
+      file.refuse(error.what());
+    }
+  }
+  if (has_back(model)) model.decoder_norm = file.truth("model.decoder_norm");
+}
+
 ModelConfig model_of(const StateFile& file) {
   ModelConfig model;
   model.n_latents = file.integer("n_latents", 1, kMostLatents);
@@ -124,6 +139,7 @@ ModelConfig model_of(const StateFile& file) {
   const bool has_k = activation_named(model.activation).has_k;
   const int64_t most = has_k ? model.n_latents : kMostLatents;
   model.k = file.integer("model.k", 1, most);
+  read_hidden(file, model);
   return model;
 }
 
@@ -171,6 +187,16 @@ std::vector<CheckpointPart> parts_of(const StateFile& file, int64_t n) {
 }
 
 }  // namespace
+
+nlohmann::ordered_json model_json(const ModelConfig& model) {
+  nlohmann::ordered_json json = {{"encoder", model.encoder},
+                                 {"activation", model.activation},
+                                 {"decoder", model.decoder},
+                                 {"k", model.k}};
+  if (has_front(model)) json["hidden"] = model.hidden;
+  if (has_back(model)) json["decoder_norm"] = model.decoder_norm;
+  return json;
+}
 
 CheckpointState read_checkpoint_state(const std::string& path) {
   const StateFile file(path);

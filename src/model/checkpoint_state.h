@@ -19,7 +19,7 @@ struct CheckpointPart {
 
 struct CheckpointState {
   int64_t d = 0;
-  ModelConfig model;  // encoder, activation, decoder, k, n_latents
+  ModelConfig model;  // encoder, activation, decoder, k, n_latents, hidden, decoder_norm
   uint64_t seed = 0;
   int64_t step = 0, tokens = 0;
   int64_t resampled_at = -1;  // the step; -1 = never
@@ -33,6 +33,9 @@ struct CheckpointState {
   // Of each part's screen (Screen::Memory in kernels/screen.h); empty where none is written.
   std::vector<double> screen_windows, screen_thresholds;
 };
+
+// state.json's `model`, as read_checkpoint_state() takes it.
+nlohmann::ordered_json model_json(const ModelConfig& model);
 
 // Exit 3 with the path, what is wrong and what is allowed.
 CheckpointState read_checkpoint_state(const std::string& path);

@@ -6,19 +6,22 @@
 
 namespace megadict {
 
-inline constexpr const char* kEncoders[] = {"linear"};
-inline constexpr const char* kDecoders[] = {"linear", "tied"};
+inline constexpr const char* kEncoders[] = {"linear", "mlp", "deep"};
+inline constexpr const char* kDecoders[] = {"linear", "tied", "deep"};
 inline constexpr const char* kBDecStarts[] = {"geometric_median", "mean", "zero"};
 inline constexpr int64_t kMostLatents = 2147483648;  // latent indices travel as 32-bit integers
 
 struct ModelConfig {
-  std::string encoder = "linear";   // linear
+  std::string encoder = "linear";   // linear | mlp | deep (model/hidden.h)
   std::string activation = "topk";  // topk | relu | batchtopk | jumprelu | gated
-  std::string decoder = "linear";   // linear | tied
-  int64_t n_latents = 0;            // 0 = 32 x d
-  int64_t k = 32;                   // topk: of each row; batchtopk: on average of a batch
-  double l1_coefficient = 1.0;      // relu, gated; weighted by decoder norm, divided by var_total
-  int64_t l1_warmup_steps = 2000;   // linear from 0; jumprelu's penalty, too
+  std::string decoder = "linear";   // linear | tied | deep
+  // Widths of the hidden layers, "1024" or "256,256"; "" = one as wide as the rows (deep alone).
+  std::string hidden;
+  bool decoder_norm = false;       // deep decoder: a LayerNorm after its ReLU
+  int64_t n_latents = 0;           // 0 = 32 x d
+  int64_t k = 32;                  // topk: of each row; batchtopk: on average of a batch
+  double l1_coefficient = 1.0;     // relu, gated; weighted by decoder norm, divided by var_total
+  int64_t l1_warmup_steps = 2000;  // linear from 0; jumprelu's penalty, too
   // jumprelu. Penalty: l0_coefficient (L0 / l0_target - 1)^2, or l0_coefficient L0 where l0_target
   // is 0; divided by var_total.
   double jumprelu_threshold = 1e-3;  // at the start

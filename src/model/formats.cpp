@@ -112,6 +112,12 @@ std::vector<PerLatent> per_latent(Dictionary& ours, PlainDictionary& theirs) {
 
 PlainDictionary plain_of(SavedDictionary saved) {
   Dictionary& from = saved.dictionary;
+  if (!from.hidden.empty())
+    fail_agreed(
+        ExitCode::usage,
+        fmt::format("a dictionary with model.encoder = {} and model.decoder = {} has hidden "
+                    "layers, which no other tool's files hold",
+                    from.config.encoder, from.config.decoder));
   PlainDictionary out;
   out.encoder = from.config.encoder;
   out.decoder = from.config.decoder;

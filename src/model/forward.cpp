@@ -9,6 +9,7 @@
 #include "kernels/fixed_point.h"
 #include "kernels/kernel_set.h"
 #include "model/activations.h"
+#include "model/hidden.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -104,11 +105,24 @@ Decoding start_decode(const Mesh& mesh, const Codes& codes, const at::Tensor& w_
   return {start_sum_at_owners(mesh, kernels.decode(codes, w_dec_ld), slot, name)};
 }
 
+at::Tensor seen_by_encoder(const Dictionary& dictionary, const at::Tensor& x_bd) {
+  return has_front(dictionary.config) ? in_front(dictionary.config, dictionary.hidden, x_bd)
+                                      : x_bd - dictionary.b_dec_d;
+}
+
+at::Tensor after_decoder(const Dictionary& dictionary, const at::Tensor& decoded_bd) {
+  return has_back(dictionary.config) ? behind(dictionary.config, dictionary.hidden, decoded_bd)
+                                     : decoded_bd;
+}
+
 Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                     const EncodeWith& with) {
   Forward out;
   const Timer timer(out.encode_s);
-  out.xc_bd = rows.x_bd - dictionary.b_dec_d;
+  out.xc_bd = seen_by_encoder(dictionary, rows.x_bd);
+  const bool front = has_front(dictionary.config);
+  const at::Tensor own = owned_slot(mesh, front ? rows.x_bd : out.xc_bd, rows.part.slot);
+  out.target_sd = front ? own - dictionary.b_dec_d : own;
   const SelectRows which{rows.part.slot, rows.real_rows(), rows.part.row_range.begin,
                          rows.batch_rows};
   Encoded encoded = activation_named(dictionary.config.activation)
@@ -127,12 +141,13 @@ Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, co
                       "reconstruction");
 }
 
-void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd) {
+void finish_residual(const Dictionary& dictionary, const Rows& rows, Decoding& decoding,
+                     Forward& fwd) {
   const Timer timer(fwd.decode_s);
   const int64_t slot = rows.part.slot, real = rows.part.owned.size();
-  const at::Tensor more = decoding.wait();
-  fwd.residual_sd =
-      fwd.residual_sd.defined() ? fwd.residual_sd + more : more - owned_slot(mesh, fwd.xc_bd, slot);
+  const at::Tensor sum = decoding.wait(), more = after_decoder(dictionary, sum);
+  if (has_back(dictionary.config)) fwd.decoded_sd = sum;
+  fwd.residual_sd = fwd.residual_sd.defined() ? fwd.residual_sd + more : more - fwd.target_sd;
   fwd.residual_sd.narrow(0, real, slot - real).zero_();
 }
 
@@ -140,7 +155,7 @@ Forward forward(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows
                 const EncodeWith& with, Sums sums) {
   Forward out = encode_rows(mesh, dictionary, rows, with);
   Decoding decoding = start_reconstruction(mesh, dictionary, rows, out.codes, sums, out);
-  finish_residual(mesh, rows, decoding, out);
+  finish_residual(dictionary, rows, decoding, out);
   return out;
 }
 

@@ -36,11 +36,13 @@ Rows gather_rows(const Mesh& mesh, const MicroBatch& micro, int64_t width,
                  const Normalization& normalization, at::Device device);
 
 struct Forward {
-  at::Tensor xc_bd;                   // x - b_dec
+  at::Tensor xc_bd;                   // what the encoder sees: x - b_dec, or in_front(x)
   Codes codes;                        // of the local latents, all rows of the data row
   double least = 0;                   // see Encoded
   Codes edges, gates;                 // as `least`
-  at::Tensor residual_sd;             // x_hat - x of the owned slot; padding rows zero
+  at::Tensor target_sd;               // x - b_dec of the owned slot
+  at::Tensor decoded_sd;              // z W_dec of it, where layers follow
+  at::Tensor residual_sd;             // x_hat - x of it; padding rows zero
   double encode_s = 0, decode_s = 0;  // seconds, exchange included
 };
 
@@ -60,7 +62,13 @@ Forward encode_rows(const Mesh& mesh, const Dictionary& dictionary, const Rows& 
                     const EncodeWith& with);
 Decoding start_reconstruction(const Mesh& mesh, const Dictionary& dictionary, const Rows& rows,
                               const Codes& codes, Sums sums, Forward& fwd);
-void finish_residual(const Mesh& mesh, const Rows& rows, Decoding& decoding, Forward& fwd);
+void finish_residual(const Dictionary& dictionary, const Rows& rows, Decoding& decoding,
+                     Forward& fwd);
+
+// What the encoder sees of x: x - b_dec, or what the layers in front make of it.
+at::Tensor seen_by_encoder(const Dictionary& dictionary, const at::Tensor& x_bd);
+// x_hat - b_dec of z W_dec: itself, or what the layers behind make of it.
+at::Tensor after_decoder(const Dictionary& dictionary, const at::Tensor& decoded_bd);
 
 // Sum over a data row's shards of value * w_dec row at the rows' owners: [slot, d]. `latents`: of
 // the whole dictionary. Collective over feature; exact sums over world too.

@@ -7,6 +7,7 @@
 
 #include <limits>
 
+#include "model/hidden.h"
 #include "model/matryoshka.h"
 #include "model/tensor_views.h"
 
@@ -130,6 +131,7 @@ at::Tensor batch_topk_mask(const Mesh& mesh, const at::Tensor& v_bl, int64_t k, 
 struct Leaves {
   at::Tensor w_enc, w_dec, b_enc, b_dec;
   std::vector<at::Tensor> learnt = {}, extra = {};  // logarithms with jumprelu_log
+  std::vector<at::Tensor> hidden = {};
 };
 
 at::Tensor leaf(const at::Tensor& tensor) {
@@ -223,10 +225,16 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   const auto batch = static_cast<double>(args.batch_rows);
 
   const at::Tensor x = rows.x_bd.narrow(0, 0, rows.real_rows());
+  for (const at::Tensor& hidden : dictionary.hidden) p.hidden.push_back(leaf(hidden));
+  const ModelConfig& model = dictionary.config;
   const at::Tensor xc = x - p.b_dec;
-  const at::Tensor v = at::addmm(p.b_enc, SumBackward::apply(xc, comm), p.w_enc.t());
+  const at::Tensor seen = has_front(model) ? in_front(model, p.hidden, x) : xc;
+  const at::Tensor v = at::addmm(p.b_enc, SumBackward::apply(seen, comm), p.w_enc.t());
+  // AuxK teaches the layers in front nothing.
+  const at::Tensor v_aux = has_front(model) ? at::addmm(p.b_enc, seen.detach(), p.w_enc.t()) : v;
   const at::Tensor z = codes_of(mesh, dictionary, rows, p, v);
-  const std::vector<at::Tensor> prefixes = pass.prefixes(z);
+  std::vector<at::Tensor> prefixes = pass.prefixes(z);
+  if (has_back(model)) prefixes.back() = behind(model, p.hidden, prefixes.back());
   const std::vector<Level> levels = levels_of(dictionary.config, dictionary.n);
   const at::Tensor residual = prefixes.back() - xc;
   const at::Tensor square = residual.square().sum();
@@ -244,7 +252,7 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   }
   const at::Tensor l1 = paid.sum() * (args.l1 / (batch * args.var_total));
   if (args.auxk_alpha > 0)
-    shared = shared + pass.auxk(v, residual, world_sum(mesh, square.item<double>(), false));
+    shared = shared + pass.auxk(v_aux, residual, world_sum(mesh, square.item<double>(), false));
   at::Tensor mine = shared + l1;
   at::Tensor pulled = at::zeros({});
   if (args.preact > 0) {
@@ -273,6 +281,7 @@ GenericLoss generic_loss(const Mesh& mesh, const Dictionary& dictionary, const R
   out.b_dec_d = over_data(mesh, gradient(p.b_dec));
   for (const at::Tensor& learnt : p.learnt)
     out.extra_l.push_back(over_data(mesh, gradient(learnt)));
+  for (const at::Tensor& hidden : p.hidden) out.hidden.push_back(over_data(mesh, gradient(hidden)));
   return out;
 }
 

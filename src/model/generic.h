@@ -13,6 +13,7 @@ struct GenericLoss {
   double fvu = 0;                                   // sum |x_hat - x|^2 / (B var_total)
   at::Tensor w_enc_ld, w_dec_ld, b_enc_l, b_dec_d;  // gradients, summed over the whole mesh
   std::vector<at::Tensor> extra_l;  // as Dictionary::extra_l, of logarithms with jumprelu_log
+  std::vector<at::Tensor> hidden;   // as Dictionary::hidden
 };
 
 struct GenericArgs {

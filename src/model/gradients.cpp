@@ -2,12 +2,14 @@
 
 #include <ATen/ATen.h>
 
+#include "model/hidden.h"
+
 namespace megadict {
 
 RowGradients make_row_gradients(const Dictionary& dictionary, int64_t padded) {
   const auto options = dictionary.w_enc_ld.options();
   RowGradients out;
-  out.w_enc_ld = at::zeros({padded, dictionary.d}, options);
+  out.w_enc_ld = at::zeros({padded, dictionary.w_enc_ld.size(1)}, options);
   out.w_dec_ld = dictionary.tied() ? out.w_enc_ld : at::zeros({padded, dictionary.d}, options);
   out.b_enc_l = at::zeros({padded}, options);
   out.input_l = at::zeros({padded}, options);
@@ -22,6 +24,7 @@ void zero_gradients(RowGradients& gradients) {
 }
 
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients) {
+  if (has_front(dictionary.config)) return;
   const at::Tensor shares = gradients.rows.input_l.narrow(0, 0, dictionary.latents.size());
   gradients.b_dec_d -= dictionary.w_enc_ld.t().mv(shares).to(at::kDouble);
 }

@@ -17,7 +17,8 @@ RowGradients make_row_gradients(const Dictionary& dictionary, int64_t padded);
 void zero_gradients(RowGradients& gradients);
 
 // Once, after all row gradients are in: b_dec also enters through x - b_dec, which sends it
-// -sum over latents of input_l times the encoder row (W_enc sees x - b_dec).
+// -sum over latents of input_l times the encoder row (W_enc sees x - b_dec; nothing where layers
+// are in front).
 void finish_b_dec(const Dictionary& dictionary, Gradients& gradients);
 
 // Sum over my rows and latents of z |w_dec row|: the L1 term before its coefficient.

@@ -9,6 +9,7 @@
 #include "base/parallel_guard.h"
 #include "base/philox.h"
 #include "model/forward.h"
+#include "model/hidden.h"
 #include "model/tensor_views.h"
 
 namespace megadict {
@@ -52,6 +53,22 @@ void random_unit_row(uint64_t seed, int64_t latent, int64_t d, float* row) {
     row[i] = static_cast<float>(values[static_cast<size_t>(i)] / std::sqrt(square));
 }
 
+// Behind hidden layers: U(+-1 / sqrt(width)), weights and biases (B3, B4).
+void draw_encoder(uint64_t seed, Dictionary& out) {
+  const int64_t width = out.w_enc_ld.size(1);
+  const double bound = 1 / std::sqrt(static_cast<double>(width));
+  at::Tensor rows = at::empty({out.latents.size(), width + 1}, at::kFloat);
+  float* value = rows.mutable_data_ptr<float>();
+  for (int64_t l = 0; l < out.latents.size(); ++l) {
+    const auto latent = static_cast<uint64_t>(out.latents.begin + l);
+    const Rng rng{seed, Purpose::init_encoder, latent};
+    for (int64_t i = 0; i <= width; ++i)
+      *value++ = static_cast<float>((2 * rng.uniform(static_cast<uint64_t>(i)) - 1) * bound);
+  }
+  out.w_enc_ld.copy_(rows.narrow(1, 0, width));
+  out.b_enc_l.copy_(rows.select(1, width));
+}
+
 // s = <xc, y> / <y, y> with y the decoded codes under W_enc = W_dec: what the encoder has to be
 // multiplied by, because the activations are positively homogeneous while b_enc is zero.
 double least_squares_scale(const Mesh& mesh, const Dictionary& dictionary,
@@ -64,7 +81,7 @@ double least_squares_scale(const Mesh& mesh, const Dictionary& dictionary,
       .copy_(sample_md.narrow(0, part.row_range.begin, part.row_range.size()));
   const Forward fwd = forward(mesh, dictionary, mine, {EncodeFor::training}, Sums::exact);
   const int64_t owned = part.owned.size();
-  const at::Tensor xc = owned_slot(mesh, fwd.xc_bd, part.slot).narrow(0, 0, owned).to(at::kDouble);
+  const at::Tensor xc = fwd.target_sd.narrow(0, 0, owned).to(at::kDouble);
   const at::Tensor y = fwd.residual_sd.narrow(0, 0, owned).to(at::kDouble) + xc;
   const at::Tensor terms = at::stack({(xc * y).sum(1), (y * y).sum(1)}, 1);
   const at::Tensor sums = exact_sum(mesh, terms, rows, "encoder scale");
@@ -104,11 +121,13 @@ Dictionary empty_dictionary(const ModelConfig& config, int64_t n, int64_t d, Ran
                             int64_t padded, at::Device device) {
   const auto options = at::TensorOptions(at::kFloat).device(device);
   Dictionary out{config, n, d, latents, {}, {}, {}, {}};
-  out.w_enc_ld = at::zeros({padded, d}, options).narrow(0, 0, latents.size());
+  out.w_enc_ld =
+      at::zeros({padded, encoder_width(config, d)}, options).narrow(0, 0, latents.size());
   out.w_dec_ld =
       out.tied() ? out.w_enc_ld : at::zeros({padded, d}, options).narrow(0, 0, latents.size());
   out.b_enc_l = at::zeros({padded}, options).narrow(0, 0, latents.size());
   out.b_dec_d = at::zeros({d}, options);
+  out.hidden = empty_hidden(config, d, device);
   for (const LatentParameter& parameter : activation_named(config.activation).parameters)
     out.extra_l.push_back(
         at::full({padded}, parameter.start(config), options).narrow(0, 0, latents.size()));
@@ -127,8 +146,13 @@ Dictionary initialise(const Mesh& mesh, const ModelConfig& config, int64_t n, Ra
     guard.run([&] { random_unit_row(seed, latents.begin + l, d, row + l * d); });
   guard.rethrow();
   out.w_dec_ld.copy_(rows);
-  if (!out.tied()) out.w_enc_ld.copy_(rows);
   out.b_dec_d.copy_(b_dec_start(config, sample_md));
+  draw_hidden(config, seed, out.hidden);
+  if (has_front(config)) {
+    draw_encoder(seed, out);
+    return out;
+  }
+  if (!out.tied()) out.w_enc_ld.copy_(rows);
   const double s = least_squares_scale(mesh, out, sample_md);
   out.w_enc_ld.mul_(out.tied() ? std::sqrt(s) : s);
   return out;

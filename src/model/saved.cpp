@@ -17,6 +17,7 @@
 #include "model/activations.h"
 #include "model/checkpoint_reader.h"
 #include "model/formats.h"
+#include "model/hidden.h"
 #include "model/initialise.h"
 #include "model/tensor_views.h"
 
@@ -108,6 +109,9 @@ void read_weights(const CheckpointReader& reader, const std::string& prefix, Dic
   for (size_t i = 0; i < extra.size(); ++i)
     reader.read_rows(prefix + std::string(extra[i].name), latents, view_of(to.extra_l[i]));
   reader.read(prefix + "b_dec", view_of(to.b_dec_d));
+  const auto hidden = hidden_parameters(to.config, to.d);
+  for (size_t i = 0; i < hidden.size(); ++i)
+    reader.read(prefix + hidden[i].name, view_of(to.hidden[i]));
 }
 
 [[noreturn]] void refuse_average(const std::string& folder) {
@@ -171,10 +175,7 @@ nlohmann::ordered_json state_of(const SavedDictionary& saved, const std::string&
   out["tokens"] = saved.tokens;
   out["n_latents"] = dictionary.n;
   out["d"] = dictionary.d;
-  out["model"] = {{"encoder", dictionary.config.encoder},
-                  {"activation", dictionary.config.activation},
-                  {"decoder", dictionary.config.decoder},
-                  {"k", dictionary.config.k}};
+  out["model"] = model_json(dictionary.config);
   if (activation_named(dictionary.config.activation).whole_batch)
     out["threshold"] = dictionary.threshold;
   out["seed"] = 0;
@@ -205,6 +206,9 @@ void write_saved(const SavedDictionary& saved, const std::string& folder) {
   for (size_t i = 0; i < extra.size(); ++i)
     add(std::string(extra[i].name).c_str(), dictionary.extra_l[i], true);
   add("b_dec", dictionary.b_dec_d, false);
+  const auto hidden = hidden_parameters(dictionary.config, dictionary.d);
+  for (size_t i = 0; i < hidden.size(); ++i)
+    add(hidden[i].name.c_str(), dictionary.hidden[i], false);
   const std::vector<float>& mean = saved.normalization.mean;
   if (!mean.empty()) {
     const auto width = static_cast<int64_t>(mean.size());

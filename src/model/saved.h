@@ -5,8 +5,9 @@
 // holds a contiguous range of latents: W_enc [l,d], W_dec [l,d] (absent when tied), b_enc [l]; part
 // 0 also b_dec [d] and normalize.mean [d]; metadata "NAME.latents" = "begin:end" for every tensor
 // that is split over latents. Besides, what the activation learns of each latent (jumprelu:
-// threshold [l]). With an averaged copy: the same names with the prefix "ema.". state.json
-// (checkpoint_state.h): format, n_latents, d, model.{encoder,activation,decoder,k}, threshold
+// threshold [l]), and of the hidden layers (hidden.h) part 0 holds all. With an averaged copy: the
+// same names with the prefix "ema.". state.json (checkpoint_state.h): format, n_latents, d,
+// model.{encoder,activation,decoder,k, and with hidden layers hidden,decoder_norm}, threshold
 // (batchtopk alone), seed, normalize.{scale,centred}, step, tokens, var_total,
 // data.{fingerprint,model,hook,layer,...}, parts
 // [{file, begin, end}], screen.{windows,thresholds} with a number for each part.

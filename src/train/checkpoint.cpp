@@ -15,6 +15,7 @@
 #include "io/safetensors.h"
 #include "model/activations.h"
 #include "model/checkpoint_reader.h"
+#include "model/hidden.h"
 #include "model/initialise.h"
 #include "model/saved.h"
 #include "model/tensor_views.h"
@@ -55,6 +56,13 @@ std::vector<Named> tensors_of(const TrainState& state) {
     all.push_back({name, own(d.extra_l[i]), true});
     add_moments(name.c_str(), state.extra[i], true);
     if (!state.ema_extra.empty()) all.push_back({"ema." + name, state.ema_extra[i], true});
+  }
+  const auto hidden = hidden_parameters(d.config, d.d);
+  for (size_t i = 0; i < hidden.size(); ++i) {
+    all.push_back({hidden[i].name, d.hidden[i], false});
+    add_moments(hidden[i].name.c_str(), state.hidden[i], false);
+    if (!state.ema_hidden.empty())
+      all.push_back({"ema." + hidden[i].name, state.ema_hidden[i], false});
   }
   if (state.last_step_l.defined()) all.push_back({"last_step", state.last_step_l, true});
   if (state.ema_w_enc.defined()) {
@@ -138,10 +146,7 @@ nlohmann::ordered_json state_json(const Mesh& mesh, const DataIdentity& data, ui
   if (state.resampled_at >= 0) out["resampled_at"] = state.resampled_at;
   out["n_latents"] = state.dictionary.n;
   out["d"] = state.dictionary.d;
-  out["model"] = {{"encoder", model.encoder},
-                  {"activation", model.activation},
-                  {"decoder", model.decoder},
-                  {"k", model.k}};
+  out["model"] = model_json(model);
   if (activation_named(model.activation).whole_batch) {
     const double running = state.dictionary.threshold;
     out["threshold"] = state.judged_threshold > 0 ? state.judged_threshold : running;
@@ -220,6 +225,9 @@ void refuse_mixed_runs(const std::string& folder, const CheckpointState& saved,
   differs("model.activation", saved.model.activation, run.model.activation);
   differs("model.decoder", saved.model.decoder, run.model.decoder);
   differs("model.k", saved.model.k, run.model.k);
+  if (has_front(run.model)) differs("model.hidden", saved.model.hidden, run.model.hidden);
+  if (has_back(run.model))
+    differs("model.decoder_norm", saved.model.decoder_norm, run.model.decoder_norm);
   differs("model.n_latents", saved.model.n_latents, run.model.n_latents);
 }
 

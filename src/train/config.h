@@ -9,6 +9,8 @@
 
 namespace megadict {
 
+inline constexpr double kAutoDecay = -1;
+
 struct OptimConfig {
   std::string name = "adam";
   double lr = kAutoRate;  // or kFieldRate
@@ -19,6 +21,9 @@ struct OptimConfig {
   double decay_fraction = 0.2;  // linear to 0 over the last part of the run
   double clip_norm = 0;         // true global norm of the mean gradient; 0 = off
   double ema = 0;               // decay of an averaged copy of the weights; 0 = off
+  // Decay of hidden layers' weights (model/hidden.h), apart from the gradient: w <- w - lr decay w.
+  double hidden_decay = kAutoDecay;  // 5e-4 with a deep encoder or decoder, else 0
+  bool train_norms = true;           // LayerNorm's gain and shift
 };
 
 inline constexpr int64_t kMostResampleRows = 4'194'304;  // their weights' sum stays below 2^63

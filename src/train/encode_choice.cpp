@@ -15,6 +15,7 @@
 #include "comm/agree.h"
 #include "data/row_reader.h"
 #include "model/activations.h"
+#include "model/forward.h"
 
 namespace megadict {
 
@@ -27,7 +28,7 @@ at::Tensor first_rows(const Mesh& mesh, const TrainJob& job, const TrainState& s
   agree(*mesh.world, [&] { read_rows(*job.data, ids, x.mutable_data_ptr<float>()); });
   const Normalization& normalization = state.normalization;
   if (!normalization.mean.empty()) x -= at::tensor(normalization.mean);
-  return x * normalization.scale - state.dictionary.b_dec_d;
+  return seen_by_encoder(state.dictionary, x * normalization.scale);
 }
 
 // Rows/s of one way to encode, the slowest rank's.
@@ -90,7 +91,8 @@ std::string choose_encode(const Mesh& mesh, const TrainJob& job, const TrainStat
   const bool cuda = job.device.is_cuda();
   const bool tensors = job.kernels.set == "tensor";
   std::vector<const ScreenProduct*> screens;  // that every rank has
-  const bool possible = !cuda && !tensors && state.dictionary.d <= Screen::kWidestRow;
+  const bool possible =
+      !cuda && !tensors && state.dictionary.w_enc_ld.size(1) <= Screen::kWidestRow;
   for (const ScreenProduct& product : all_screen_products())
     if (everywhere(mesh, possible && has_fast_screen(product.kind))) screens.push_back(&product);
   const auto exact = [](const std::string& why) {

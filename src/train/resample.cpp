@@ -149,8 +149,7 @@ StopRequest measure_losses(const Mesh& mesh, const ResampleArgs& args, const Tra
       return row_squares(slot.narrow(0, 0, owned));
     };
     // A row that is b_dec has no direction to start from.
-    const at::Tensor xc = owned_slot(mesh, fwd.xc_bd, micro.part.slot);
-    loss_r.narrow(0, first, owned).copy_(squares(fwd.residual_sd) * squares(xc).gt(0));
+    loss_r.narrow(0, first, owned).copy_(squares(fwd.residual_sd) * squares(fwd.target_sd).gt(0));
   }
   return StopRequest::none;
 }
@@ -235,6 +234,14 @@ struct Start {
   int64_t latent;  // local
 };
 
+// The rows at this length; in fp64 on the way. One of zeros, as hidden layers may give, stays.
+at::Tensor directions(const at::Tensor& rows_bd, double length) {
+  const at::Tensor wide = rows_bd.to(at::kDouble);
+  const at::Tensor norm = norms_of_rows(wide).unsqueeze(1);
+  const at::Tensor unit = wide / at::where(norm > 0, norm, at::ones_like(norm));
+  return (unit * length).to(at::kFloat);
+}
+
 // Writes the rows of the latents in the order of their data rows, so that each chunk is read once.
 void write_rows(const ResampleArgs& args, std::vector<Start> starts, double encoder_norm,
                 const TrainState& state) {
@@ -252,11 +259,11 @@ void write_rows(const ResampleArgs& args, std::vector<Start> starts, double enco
     at::Tensor raw = at::empty({static_cast<int64_t>(rows.size()), dictionary.d}, at::kFloat);
     read_rows(args.data, rows, raw.mutable_data_ptr<float>());
     const at::Tensor x = normalized(raw.to(dictionary.w_enc_ld.device()), state.normalization);
-    const at::Tensor xc = (x - dictionary.b_dec_d).to(at::kDouble);
-    const at::Tensor unit = xc / norms_of_rows(xc).unsqueeze(1);
-    const at::Tensor latent = at::tensor(latents, at::kLong).to(unit.device());
-    if (!dictionary.tied()) dictionary.w_dec_ld.index_copy_(0, latent, unit.to(at::kFloat));
-    dictionary.w_enc_ld.index_copy_(0, latent, (unit * encoder_norm).to(at::kFloat));
+    const at::Tensor latent = at::tensor(latents, at::kLong).to(x.device());
+    if (!dictionary.tied())
+      dictionary.w_dec_ld.index_copy_(0, latent, directions(x - dictionary.b_dec_d, 1));
+    dictionary.w_enc_ld.index_copy_(0, latent,
+                                    directions(seen_by_encoder(dictionary, x), encoder_norm));
   }
 }
 

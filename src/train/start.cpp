@@ -14,6 +14,7 @@
 #include "model/activations.h"
 #include "model/formats.h"
 #include "model/forward.h"
+#include "model/hidden.h"
 #include "model/initialise.h"
 #include "model/saved.h"
 
@@ -81,14 +82,18 @@ Dictionary from_another(const Mesh& mesh, const TrainJob& job, Range latents, in
   differs("encoder", from.config.encoder, job.model.encoder);
   differs("activation", from.config.activation, job.model.activation);
   differs("decoder", from.config.decoder, job.model.decoder);
+  if (has_front(job.model)) differs("hidden", from.config.hidden, job.model.hidden);
+  if (has_back(job.model))
+    differs("decoder_norm", from.config.decoder_norm, job.model.decoder_norm);
   Dictionary out = empty_dictionary(job.model, from.n, from.d, latents, padded, job.device);
   out.w_enc_ld.copy_(from.w_enc_ld);
   if (!out.tied()) out.w_dec_ld.copy_(from.w_dec_ld);
   out.b_enc_l.copy_(from.b_enc_l);
   for (size_t i = 0; i < out.extra_l.size(); ++i) out.extra_l[i].copy_(from.extra_l[i]);
   out.b_dec_d.copy_(from.b_dec_d);
+  for (size_t i = 0; i < out.hidden.size(); ++i) out.hidden[i].copy_(from.hidden[i]);
   refuse_still_thresholds(mesh, out, latents.size(), folder);
-  double off = unit_decoder_rows(out);
+  double off = out.unit_rows() ? unit_decoder_rows(out) : 0;
   mesh.feature->all_reduce(view_of(&off, 1), ReduceOp::max, "decoder norms");
   if (off > 1e-2 && activation_named(job.model.activation).has_k)
     note(

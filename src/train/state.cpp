@@ -40,10 +40,12 @@ void reset_optimiser(const Mesh& mesh, const Optimiser& optimiser, bool with_ema
   if (!dictionary.tied()) state.w_dec = zero_moments(optimiser, dictionary.w_dec_ld, rows);
   state.b_enc = zero_moments(optimiser, dictionary.b_enc_l, rows);
   state.b_dec = zero_moments(optimiser, dictionary.b_dec_d, dictionary.d);
-  state.extra.clear();
-  state.ema_extra.clear();
+  for (auto* list : {&state.extra, &state.hidden}) list->clear();
+  for (auto* list : {&state.ema_extra, &state.ema_hidden}) list->clear();
   for (const at::Tensor& extra : dictionary.extra_l)
     state.extra.push_back(zero_moments(optimiser, extra, rows));
+  for (const at::Tensor& hidden : dictionary.hidden)
+    state.hidden.push_back(zero_moments(optimiser, hidden, hidden.size(0)));
   const auto counters = dictionary.b_enc_l.options().dtype(at::kLong);
   state.last_step_l = optimiser.lazy ? at::zeros({rows}, counters) : at::Tensor();
   state.tokens_since_fired_l = at::zeros({dictionary.latents.size()}, counters);
@@ -55,6 +57,7 @@ void reset_optimiser(const Mesh& mesh, const Optimiser& optimiser, bool with_ema
   state.ema_b_dec = dictionary.b_dec_d.clone();
   for (const at::Tensor& extra : dictionary.extra_l)
     state.ema_extra.push_back(extra.narrow(0, state.own.begin, rows).clone());
+  for (const at::Tensor& hidden : dictionary.hidden) state.ema_hidden.push_back(hidden.clone());
 }
 
 LatentRows own_latents(const TrainState& state) {

@@ -32,9 +32,10 @@ struct TrainState {
   Range own;
   Moments w_enc, w_dec, b_enc, b_dec;  // w_dec undefined when tied
   std::vector<Moments> extra;          // of Dictionary::extra_l
+  std::vector<Moments> hidden;         // of Dictionary::hidden, replicated like it
   at::Tensor last_step_l;  // i64, of each own row's last update; only for a lazy optimiser
   at::Tensor ema_w_enc, ema_w_dec, ema_b_enc, ema_b_dec;  // own rows; undefined without optim.ema
-  std::vector<at::Tensor> ema_extra;
+  std::vector<at::Tensor> ema_extra, ema_hidden;
   at::Tensor tokens_since_fired_l;  // i64 [l], global tokens
   // Of batchtopk, from an evaluation after this very step; 0 = there was none.
   double judged_threshold = 0;

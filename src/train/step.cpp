@@ -9,9 +9,11 @@
 
 #include "base/clock.h"
 #include "model/activations.h"
+#include "model/hidden.h"
 #include "train/dead.h"
 #include "train/exact_b_dec.h"
 #include "train/exchange.h"
+#include "train/hidden_update.h"
 #include "train/resample.h"
 #include "train/schedule.h"
 #include "train/step_stages.h"
@@ -53,8 +55,9 @@ void finish_extra(Step& step, int64_t batch_rows) {
   step.extra = extra_gradients(step.mesh, step.state, step.terms, pull, batch_rows, step.sums_as());
 }
 
-double extra_square(const Step& step) {
-  double square = 0;
+// Of what is not in the latents' rows; that of the hidden layers is every rank's.
+double other_squares(const Step& step) {
+  double square = step.mesh.world->rank() == 0 ? step.hidden_square : 0;
   for (const at::Tensor& gradient : step.extra) square += sum_of_squares(gradient);
   return square;
 }
@@ -81,13 +84,13 @@ Updated one_pass(Step& step, double aux_factor, double lr, int64_t batch_rows, b
                                                  args, step.screen(), step.state);
   if (step.config.deterministic)
     b_dec_d += sum_b_dec(step.mesh, exact, step.g_own, result.b_dec_d);
-  else
+  else if (!has_front(step.state.dictionary.config))
     b_dec_d += result.b_dec_d.to(b_dec_d.device());
   share_updates(step.mesh, step.config.optim, step.aux, step.parts, preact.sources, step.screen(),
                 step.state);
   Updated out{result.skipped};
   if (want_norm)
-    out.norm = gradient_norm(step.mesh, result.square + extra_square(step), b_dec_d) /
+    out.norm = gradient_norm(step.mesh, result.square + other_squares(step), b_dec_d) /
                static_cast<double>(batch_rows);
   return out;
 }
@@ -103,7 +106,8 @@ Updated by_tensors(Step& step, double aux_factor, double lr, int64_t batch_rows,
   const OptimConfig& optim = step.config.optim;
   Updated out;
   if (want_norm || optim.clip_norm > 0) {
-    double square = sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l) + extra_square(step);
+    double square =
+        sum_of_squares(own.w_enc_ld) + sum_of_squares(own.b_enc_l) + other_squares(step);
     if (!state.dictionary.tied()) square += sum_of_squares(own.w_dec_ld);
     out.norm =
         gradient_norm(step.mesh, square, gradients.b_dec_d) / static_cast<double>(batch_rows);
@@ -127,6 +131,8 @@ void update_ema(double decay, TrainState& state) {
   state.ema_b_dec.lerp_(state.dictionary.b_dec_d, weight);
   for (size_t i = 0; i < state.ema_extra.size(); ++i)
     state.ema_extra[i].lerp_(mine(state.dictionary.extra_l[i]), weight);
+  for (size_t i = 0; i < state.ema_hidden.size(); ++i)
+    state.ema_hidden[i].lerp_(state.dictionary.hidden[i], weight);
 }
 
 StepResult result_of(const Step& step, const StepSums& total, int64_t rows, double aux_loss) {
@@ -188,6 +194,8 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   const double lr = learning_rate(optim.lr, state.step, config.total_steps, optim.warmup_steps,
                                   optim.decay_fraction) *
                     since_resampling(config.dead, state);
+  step.hidden_square = sum_hidden(mesh, step.hidden);
+  decay_decoder_rows(optim, lr, state);
   const auto update = step.one_pass ? one_pass : by_tensors;
   Updated updated;
   {
@@ -198,6 +206,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   }
 
   step.sums.not_finite += static_cast<double>(updated.skipped);
+  if (!std::isfinite(step.hidden_square)) step.sums.not_finite += 1;
   state.row_skipped = state.row_skipped || updated.skipped > 0;
   step.sums.stop(stop_requested());
   if (mesh.world->rank() == 0) step.sums.clock_s = seconds_now();
@@ -211,6 +220,7 @@ StepResult train_step(const Mesh& mesh, const StepConfig& config, const MicroBat
   }
   if (!result.finite) return result;
   update_b_dec(workspace.b_dec_d, update_args(optim, lr, state.step + 1, updated.scale), state);
+  update_hidden(step.hidden, optim, update_args(optim, lr, state.step + 1, updated.scale), state);
   if (optim.ema > 0) update_ema(optim.ema, state);
   update_threshold(step.least, state);
   state.judged_threshold = 0;

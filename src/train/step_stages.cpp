@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/philox.h"
 #include "model/activations.h"
+#include "model/hidden.h"
 #include "model/tensor_views.h"
 #include "train/dead.h"
 #include "train/schedule.h"
@@ -29,6 +30,8 @@ void begin(Step& step) {
   const ModelConfig& model = state.dictionary.config;
   step.levels = levels_of(model, state.dictionary.n);
   step.sums.prefix_squares.assign(step.levels.size() - 1, 0);
+  for (const at::Tensor& hidden : state.dictionary.hidden)
+    step.hidden.push_back(at::zeros_like(hidden));
   step.work.fired_l.zero_();
   step.work.gradients.b_dec_d.zero_();
   const ActivationFn& activation = activation_named(model.activation);
@@ -97,6 +100,8 @@ struct Micro {
   };
   std::vector<OfLevel> levels = {};
   OfLevel gate = {};  // gated: what the gates alone reconstruct
+  // With layers in front: own rows as they are; dL/d of what the encoder saw, my latents' share.
+  at::Tensor x_sd = {}, d_seen_bd = {};
 };
 
 void start_rows(Step& step, Micro& micro) {
@@ -118,6 +123,8 @@ void encode(Step& step, Micro& micro) {
   const auto check = rows_to_check(step, micro.rows, micro.batch.micro);
   micro.fwd = encode_rows(step.mesh, step.state.dictionary, micro.rows,
                           {EncodeFor::training, step.screen(), check});
+  if (has_front(step.state.dictionary.config))
+    micro.x_sd = owned_slot(step.mesh, micro.rows.x_bd, micro.rows.part.slot).clone();
   micro.rows.x_bd.reset();
   step.seconds.encode += micro.fwd.encode_s;
   step.sums.l0 += micro.fwd.codes.nnz();
@@ -142,7 +149,7 @@ void decode(Step& step, Micro& micro) {
 std::vector<at::Tensor> residuals(Step& step, Micro& micro) {
   std::vector<at::Tensor> out;
   for (Micro::OfLevel& level : micro.levels) {
-    finish_residual(step.mesh, micro.rows, level.decoding, micro.fwd);
+    finish_residual(step.state.dictionary, micro.rows, level.decoding, micro.fwd);
     out.push_back(micro.fwd.residual_sd);
   }
   step.seconds.decode += micro.fwd.decode_s;
@@ -154,12 +161,20 @@ std::vector<at::Tensor> residuals(Step& step, Micro& micro) {
 // The decoder and b_dec learn nothing from it.
 void gate_residual(Step& step, Micro& micro) {
   Forward alone;
-  alone.xc_bd = micro.fwd.xc_bd;
-  finish_residual(step.mesh, micro.rows, micro.gate.decoding, alone);
+  alone.target_sd = micro.fwd.target_sd;
+  finish_residual(step.state.dictionary, micro.rows, micro.gate.decoding, alone);
   step.seconds.decode += alone.decode_s;
   step.sums.gate_square += sum_of_squares(alone.residual_sd) / step.state.var_total;
   micro.gate.g = start_gather_from_owners(
       step.mesh, alone.residual_sd * (2.0 / step.state.var_total), "residual gradient");
+}
+
+// dL/d of what the decoder rows add up to, from dL/d x_hat of the own rows.
+at::Tensor before_back(Step& step, const Micro& micro, const at::Tensor& g_own) {
+  const Dictionary& dictionary = step.state.dictionary;
+  if (!has_back(dictionary.config)) return g_own;
+  return behind_backward(dictionary.config, dictionary.hidden, micro.fwd.decoded_sd, g_own,
+                         step.hidden);
 }
 
 void residual(Step& step, Micro& micro) {
@@ -176,7 +191,8 @@ void residual(Step& step, Micro& micro) {
   for (size_t p = of_prefix.size(); p-- > 0;) {
     const at::Tensor g = of_prefix[p] * (2.0 / step.state.var_total * step.levels[p].weight);
     g_own = g_own.defined() ? g_own + g : g;
-    micro.levels[p].g = start_gather_from_owners(step.mesh, g_own, "residual gradient");
+    micro.levels[p].g =
+        start_gather_from_owners(step.mesh, before_back(step, micro, g_own), "residual gradient");
   }
   if (step.config.deterministic)
     step.g_own.push_back(g_own);
@@ -188,6 +204,31 @@ void residual(Step& step, Micro& micro) {
     add_to_preact(step.state.dictionary, own.narrow(0, 0, micro.rows.part.owned.size()),
                   micro.fwd.codes, step.preact, step.terms);
   }
+}
+
+// Adds what the entries of a part send to what the encoder saw.
+void add_seen(const Step& step, const Codes& codes, const BatchPart& part, Micro& micro) {
+  const Dictionary& dictionary = step.state.dictionary;
+  if (!has_front(dictionary.config) || codes.nnz() == 0) return;
+  const KernelSet& kernels = kernels_for(part.g_bd);
+  const CodePath path = path_of(part.of, dictionary, {0, dictionary.latents.size()});
+  Codes sent = codes;
+  sent.value = kernels.products(codes, part.g_bd, dictionary.w_dec_ld);
+  if (part.l1 != 0)
+    sent.value += dictionary.w_dec_ld.norm(2, 1).index_select(0, codes.latent) * part.l1;
+  if (path.gain_l.defined()) sent.value *= path.gain_l.index_select(0, codes.latent);
+  const at::Tensor d_seen_bd = kernels.decode(sent, dictionary.w_enc_ld);
+  micro.d_seen_bd = micro.d_seen_bd.defined() ? micro.d_seen_bd + d_seen_bd : d_seen_bd;
+}
+
+// The layers in front learn from all latents at once, each row at its owner.
+void learn_in_front(Step& step, Micro& micro) {
+  const Dictionary& dictionary = step.state.dictionary;
+  if (!has_front(dictionary.config)) return;
+  if (!micro.d_seen_bd.defined()) micro.d_seen_bd = at::zeros_like(micro.fwd.xc_bd);
+  const at::Tensor d_seen_sd =
+      sum_at_owners(step.mesh, micro.d_seen_bd, micro.rows.part.slot, "hidden gradient");
+  in_front_backward(dictionary.config, dictionary.hidden, micro.x_sd, d_seen_sd, step.hidden);
 }
 
 // To the update in one pass, or into the gradient tensors.
@@ -221,15 +262,18 @@ void share(Step& step, Micro& micro) {
     if (step.gated) add_magnitudes(dictionary, of_level(micro.fwd.codes), part.g_bd, step.terms);
     if (micro.fwd.edges.nnz() > 0)
       add_edges(dictionary, of_level(micro.fwd.edges), part.g_bd, step.terms);
+    add_seen(step, of_level(micro.fwd.codes), part, micro);
     hand_on(step, micro, micro.levels[p], std::move(part), p == 0);
   }
-  if (step.gated)
-    hand_on(step, micro, micro.gate,
-            {.codes = kernels.by_latent(micro.fwd.gates),
-             .g_bd = micro.gate.g.wait(),
-             .l1 = step.l1_weight,
-             .of = PartOf::gates},
-            false);
+  if (step.gated) {
+    BatchPart part{.codes = kernels.by_latent(micro.fwd.gates),
+                   .g_bd = micro.gate.g.wait(),
+                   .l1 = step.l1_weight,
+                   .of = PartOf::gates};
+    add_seen(step, micro.fwd.gates, part, micro);
+    hand_on(step, micro, micro.gate, std::move(part), false);
+  }
+  learn_in_front(step, micro);
 }
 
 void keep(Step& step, Micro& micro) {

@@ -31,6 +31,8 @@ struct Step {
   LatentTerms terms = {};
   Preact preact = {};
   std::vector<at::Tensor> extra = {};  // gradients of Dictionary::extra_l, own rows
+  double hidden_square = 0;
+  std::vector<at::Tensor> hidden = {};  // of Dictionary::hidden; of my own rows, then of all
   bool one_pass = true;
   std::vector<BatchPart> parts = {};   // of an update in one pass
   std::vector<at::Tensor> g_own = {};  // of my own rows, for exact sums

@@ -48,7 +48,7 @@ UpdateResult update_in_one_pass(std::span<const BatchPart> parts, const AuxK& au
   rows.screen = screen;
   rows.first = state.own.begin;
   UpdateArgs with_unit = args;
-  with_unit.unit_rows = !rows.tied();
+  with_unit.unit_rows = state.dictionary.unit_rows();
   const RowPassResult result = kernels_for(rows.w_enc.w).row_pass(sources, rows, with_unit);
   return {result.skipped, result.square, result.b_dec_d};
 }
@@ -116,7 +116,7 @@ UpdateResult update_by_tensors(const RowGradients& own, const UpdateArgs& args, 
   };
   UpdateResult out;
   out.skipped = update(rows.w_enc, own.w_enc_ld, false) + update(rows.b_enc, own.b_enc_l, false);
-  if (!rows.tied()) out.skipped += update(rows.w_dec, own.w_dec_ld, true);
+  if (!rows.tied()) out.skipped += update(rows.w_dec, own.w_dec_ld, state.dictionary.unit_rows());
   return out;
 }
 

@@ -66,6 +66,56 @@ def test_every_mesh_prints_the_same(megadict_bin, place):
                 assert got[name] == value, name
 
 
+METHODS = ["mp", "gp", "omp", "fista", "lars", "lars_refit", "refit"]
+
+
+def test_inference_is_the_same_on_every_mesh(megadict_bin, place):
+    words = ["--eval.inference", ",".join(METHODS), "--eval.inference_rows", 101]
+    want = evaluated(megadict_bin, place, 1, *words)["inference"]
+    assert want["rows"] == 101
+    rows = {row["method"]: row for row in want["methods"]}
+    assert list(rows) == ["encoder", *METHODS]
+    assert rows["omp"]["k"] == 3 and rows["omp"]["lambda"] is None
+    assert rows["omp"]["fvu"] < rows["refit"]["fvu"] < rows["encoder"]["fvu"]
+    assert rows["lars"]["k"] is None and rows["lars"]["l0"] == pytest.approx(rows["encoder"]["l0"], rel=0.01)
+    for row in want["methods"]:
+        assert row["share_of_encoder_fvu"] == pytest.approx(row["fvu"] / rows["encoder"]["fvu"])
+        assert row.pop("seconds_per_1000_rows") >= 0 and row.pop("search_seconds") >= 0
+    for ranks, mesh in ((3, (1, 3)), (4, (2, 2))):
+        more = ["--mesh.data", mesh[0], "--mesh.feature", mesh[1], "--data.batch_size", 7, "--eval.metrics", "l0"]
+        got = evaluated(megadict_bin, place, ranks, *words, *more)["inference"]
+        for row in got["methods"]:
+            del row["seconds_per_1000_rows"], row["search_seconds"]
+        assert got == want
+
+
+def test_inference_prints_a_table(megadict_bin, place):
+    words = ["eval", "--run.dir", place / "a", "--data.path", place / "docs", "--eval.metrics", "l0"]
+    done = run(megadict_bin, [*words, "--eval.inference", "lars", "--eval.inference_lambda", 0.25])
+    assert done.returncode == 0, done.stderr
+    assert f"codes of the first {ROWS} rows" in done.stdout
+    assert [line.split()[:3] for line in done.stdout.splitlines() if line.startswith("lars")] == [
+        ["lars", "lambda", "0.25"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "words, part",
+    [
+        (["--eval.inference", "opm"], "there is no method 'opm'"),
+        (["--eval.inference", "omp,larz"], "did you mean 'lars'?"),
+        (["--eval.inference", "omp,"], "there is no method ''"),
+        (["--eval.inference", "omp,omp"], "'omp' is listed twice"),
+        (["--eval.inference", "lars", "--eval.inference_lambda", "-1"], "eval.inference_lambda = '-1'"),
+        (["--eval.inference", "lars", "--eval.inference_lambda", "nan"], "eval.inference_lambda = 'nan'"),
+        (["--eval.inference", "omp", "--eval.inference_lambda", "1"], "no method of eval.inference 'omp' takes one"),
+        (["--eval.inference", "omp", "--eval.inference_rows", "0"], "eval.inference_rows = '0'"),
+    ],
+)
+def test_inference_that_makes_no_sense_is_refused(megadict_bin, place, words, part):
+    refused(megadict_bin, place, ["eval", "--run.dir", "a", "--data.path", "docs", *words], USAGE, part)
+
+
 def test_named_metrics_alone(megadict_bin, place):
     got = evaluated(megadict_bin, place, 1, "--eval.metrics", "mse,l0")
     assert {"mse", "l0", "peers", "checkpoint"} <= got.keys()

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from training import run
+from training import run, synth
 
 USAGE, BAD_DATA, DIVERGED = 2, 3, 4
 SMALL = ["--seeds", "2", "--samples", "128", "--steps", "40"]
@@ -78,3 +78,30 @@ def test_other_settings_and_a_broken_cell_are_refused(megadict_bin, tmp_path):
     shutil.rmtree(cell.parent)
     cell.parent.write_text("in the way")
     lab(megadict_bin, tmp_path, "pursuits", *SMALL, code=1)
+
+
+@pytest.fixture(scope="module")
+def acts(megadict_bin, tmp_path_factory):
+    return synth(megadict_bin, tmp_path_factory.mktemp("lab") / "acts", rows=4000)
+
+
+@pytest.mark.parametrize("name", ["depth", "frontier"])
+def test_rows_of_activations_give_the_same_on_any_number_of_ranks(megadict_bin, tmp_path, acts, name):
+    words = [name, "--quick", "--data.path", acts, "--steps", "3", "--latents", "40"]
+    lab(megadict_bin, tmp_path / "one", *words)
+    lab(megadict_bin, tmp_path / "three", *words, ranks=3)
+    assert numbers(tmp_path / "three", f"{name}_rows_quick") == numbers(tmp_path / "one", f"{name}_rows_quick")
+    cells, table = numbers(tmp_path / "one", f"{name}_rows_quick")
+    assert len(cells) >= 15 and all(0 < cell[3]["fvu"] for cell in cells) and len(table) > len(cells)
+
+
+@pytest.mark.parametrize(("words", "code", "part"), [
+    (["depth"], USAGE, "--data.path FOLDER"), (["depth", "--data.path", "nowhere"], BAD_DATA, "nowhere"),
+    (["unknown", "--data.path", "ACTS"], USAGE, "has a problem of its own"),
+    (["depth", "--data.path", "ACTS/eval"], BAD_DATA, "has no eval/"),
+])  # fmt: skip
+def test_rows_that_cannot_be_trained_on_are_refused(megadict_bin, tmp_path, acts, words, code, part):
+    words = [word.replace("ACTS", str(acts)) for word in words]
+    done = run(megadict_bin, ["lab", "run", *words, "--out", tmp_path / "out"])
+    assert done.returncode == code and len(done.stderr.splitlines()) == 1 and part in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()

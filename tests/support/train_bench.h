@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/generic.h"
+#include "model/hidden.h"
 #include "model/initialise.h"
 #include "model/tensor_views.h"
 #include "train/step.h"
@@ -54,11 +55,23 @@ struct Case {
   double l0_target = 0;
   double preact = 0;
   bool jumprelu_log = false;
+  const char* encoder = "linear";
+  const char* hidden = "";
+  bool decoder_norm = false;
   bool jumps() const { return std::string(activation) == "jumprelu"; }
   bool gated() const { return std::string(activation) == "gated"; }
   bool relu() const { return std::string(activation) == "relu"; }
   bool whole_batch() const { return std::string(activation) == "batchtopk"; }
   bool tied() const { return std::string(decoder) == "tied"; }
+  ModelConfig model() const {
+    ModelConfig out;
+    out.encoder = encoder;
+    out.hidden = hidden;
+    out.activation = activation;
+    out.decoder = decoder;
+    out.decoder_norm = decoder_norm;
+    return out;
+  }
 };
 
 inline at::Tensor unit_rows(const at::Tensor& rows) {
@@ -81,6 +94,7 @@ inline Problem gaussian_problem(int64_t k, int64_t n, int64_t d, int64_t rows) {
 // Sizes that divide by nothing.
 inline Problem small_problem(const Case& c) {
   Problem p = gaussian_problem(5, 131, 24, c.batch);
+  p.w_enc_nd = random({131, encoder_width(c.model(), 24)}, 2);
   if (c.tied()) p.w_enc_nd = p.w_dec_nd;
   return p;
 }
@@ -96,9 +110,7 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   const int64_t n = p.w_dec_nd.size(0), d = p.w_dec_nd.size(1);
   const Range latents = shard_of(n, mesh.feature_size(), mesh.feature_index);
   const int64_t padded = ceil_div(latents.size(), mesh.data_size()) * mesh.data_size();
-  ModelConfig model;
-  model.activation = c.activation;
-  model.decoder = c.decoder;
+  ModelConfig model = c.model();
   model.k = p.k;
   model.n_latents = n;
   model.l1_coefficient = p.l1;
@@ -118,6 +130,10 @@ inline Dictionary shard_of_fixed(const Case& c, const Problem& p, const Mesh& me
   if (c.gated()) out.extra_l[0].copy_(rows(p.r_mag_n()));
   if (c.gated()) out.extra_l[1].copy_(rows(p.b_mag_n()));
   out.b_dec_d.copy_(p.b_dec_d);
+  // Gains and shifts that are neither 1 nor 0.
+  draw_hidden(model, 7, out.hidden);
+  for (size_t i = 0; i < out.hidden.size(); ++i)
+    if (out.hidden[i].dim() == 1) out.hidden[i] += random(out.hidden[i].sizes(), 100 + i) * 0.2;
   return out;
 }
 
@@ -144,6 +160,7 @@ struct Bench {
     config.optim.lr = 1e-3;
     config.optim.warmup_steps = 0;
     config.optim.decay_fraction = 0;
+    config.optim.hidden_decay = 0;
     config.dead = {c.auxk_alpha, p.k_aux, kWindow};
     config.dead.preact_coefficient = c.preact;
     config.total_steps = 10;

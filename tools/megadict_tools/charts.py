@@ -14,7 +14,7 @@ def short(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    for limit, divisor, suffix in ((1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e3, 1e3, "k")):
+    for limit, divisor, suffix in ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e3, 1e3, "k")):
         if size >= limit:
             return f"{value / divisor:.3g}{suffix}"
     if size < 1e-3:
@@ -75,11 +75,11 @@ class Series:
     dots: bool = False  # separate measurements, marked as such
 
 
-def _classes(index: int) -> str:
+def classes(index: int) -> str:
     return f"s{index % SERIES}" + (" again" if index >= SERIES else "")
 
 
-def _frame(x: Axis, y: Axis, x_name: str) -> list[str]:
+def frame(x: Axis, y: Axis, x_name: str) -> list[str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
     for tick in y.ticks:
@@ -99,8 +99,8 @@ def _frame(x: Axis, y: Axis, x_name: str) -> list[str]:
     return parts
 
 
-def _svg(title: str, parts: list[str]) -> str:
-    return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+def svg(title: str, parts: list[str], width: int = WIDTH, height: int = HEIGHT) -> str:
+    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
             f'{"".join(parts)}</svg>')
 
 
@@ -119,18 +119,18 @@ def line_chart(title: str, series: list[Series], x_name: str, log: bool = False,
         return (LEFT + x.share(point[0]) * (right - LEFT),
                 bottom - y.share(point[1]) * (bottom - TOP))
 
-    parts = _frame(x, y, x_name)
+    parts = frame(x, y, x_name)
     for one in series:
         for run in _unbroken(one.points, log):
             at = [place(p) for p in run]
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
-            parts.append(f'<polyline class="line {_classes(one.index)}'
+            parts.append(f'<polyline class="line {classes(one.index)}'
                          f'{" held" if one.dots else ""}" points="{path}"/>')
             if one.dots or len(run) == 1:
-                parts += [f'<circle class="dot {_classes(one.index)}" cx="{a:.1f}" cy="{b:.1f}" '
+                parts += [f'<circle class="dot {classes(one.index)}" cx="{a:.1f}" cy="{b:.1f}" '
                           f'r="3.2"><title>{escape(one.name)}: {p[1]:.5g} at {short(p[0])}</title>'
                           '</circle>' for (a, b), p in zip(at, run)]
-    return _svg(title, parts)
+    return svg(title, parts)
 
 
 def _unbroken(points, log: bool):
@@ -152,7 +152,7 @@ def bar_chart(title: str, edges: list[float], counts: list[int], x_name: str, in
     x.low, x.high = edges[0], edges[-1]
     x.ticks = [t for t in x.ticks if x.low <= t <= x.high]
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = _frame(x, y, x_name)
+    parts = frame(x, y, x_name)
     for i, count in enumerate(counts):
         if not count:
             continue
@@ -161,7 +161,7 @@ def bar_chart(title: str, edges: list[float], counts: list[int], x_name: str, in
         parts.append(f'<rect class="bar s{index % SERIES}" x="{a + .5:.1f}" y="{top:.1f}" '
                      f'width="{max(b - a - 1, 1):.1f}" height="{bottom - top:.1f}">'
                      f'<title>{escape(bar_names[i])}</title></rect>')
-    return _svg(title, parts)
+    return svg(title, parts)
 
 
 def scatter_chart(title: str, points: list[tuple[float, float, str] | None], x_name: str,
@@ -176,18 +176,18 @@ def scatter_chart(title: str, points: list[tuple[float, float, str] | None], x_n
     else:
         x.low, x.high = x.low / 1.15, x.high * 1.15
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts, taken = _frame(x, y, x_name), []
+    parts, taken = frame(x, y, x_name), []
     for i, point in enumerate(points):
         if not point:
             continue
         px, py, name = point
         a = LEFT + x.share(px) * (right - LEFT)
         b = bottom - y.share(py) * (bottom - TOP)
-        parts.append(f'<circle class="dot {_classes(i)}" cx="{a:.1f}" cy="{b:.1f}" r="5">'
+        parts.append(f'<circle class="dot {classes(i)}" cx="{a:.1f}" cy="{b:.1f}" r="5">'
                      f'<title>{escape(name)}: {py:.5g} at {px:.4g}</title></circle>')
         if len(points) <= 12:
             parts.append(_label(a, b, name, right, taken))
-    return _svg(title, parts)
+    return svg(title, parts)
 
 
 def _label(a: float, b: float, name: str, right: float, taken: list) -> str:
