@@ -139,7 +139,8 @@ std::span<const LabExperiment> all_experiments() {
       resampling_experiment(),     depth_experiment(),
       connectors_experiment(),     tied_experiment(),
       sparse_weights_experiment(), traditional_experiment(),
-      variants_experiment(),       architectures_experiment()};
+      variants_experiment(),       architectures_experiment(),
+      scaling_experiment()};
   return all;
 }
 
