@@ -133,6 +133,13 @@ void update_atoms(const CodeProducts& p, const Tiles<float>& x, const Rng& rng, 
 
 }  // namespace
 
+void improve_atoms(const Tiles<float>& x, const Tiles<float>& codes, uint64_t seed, int64_t round,
+                   int64_t passes, Learnt<float>& dictionary) {
+  const CodeProducts products = products_of(x, codes);
+  const Rng rng{seed, Purpose::lab_draw, static_cast<uint64_t>(round)};
+  for (int64_t pass = 0; pass < passes; ++pass) update_atoms(products, x, rng, pass, dictionary);
+}
+
 Learnt<float> learn_by_fista(const Tiles<float>& x, const DlFistaSettings& s,
                              std::vector<double>* objectives) {
   Learnt<float> d("D", x.features(), s.latents);
@@ -142,9 +149,7 @@ Learnt<float> learn_by_fista(const Tiles<float>& x, const DlFistaSettings& s,
   for (int64_t round = 0; round < s.rounds; ++round) {
     run_fista(d, x, s.lambda, s.iterations, codes);
     if (objectives != nullptr) objectives->push_back(lasso_objective(d, x, s.lambda, codes));
-    const CodeProducts products = products_of(x, codes);
-    const Rng rng{s.seed, Purpose::lab_draw, static_cast<uint64_t>(round)};
-    for (int64_t pass = 0; pass < s.passes; ++pass) update_atoms(products, x, rng, pass, d);
+    improve_atoms(x, codes, s.seed, round, s.passes, d);
   }
   return d;
 }

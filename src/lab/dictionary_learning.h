@@ -14,6 +14,11 @@ void run_fista(const Learnt<float>& dictionary, const Tiles<float>& x, double la
 double lasso_objective(const Learnt<float>& dictionary, const Tiles<float>& x, double lambda,
                        const Tiles<float>& codes);
 
+// Block coordinates (Mairal et al. 2009): each atom in turn the best for the codes, the others
+// fixed; one that no code uses becomes a sample, drawn by (seed, round). Unit columns stay unit.
+void improve_atoms(const Tiles<float>& x, const Tiles<float>& codes, uint64_t seed, int64_t round,
+                   int64_t passes, Learnt<float>& dictionary);
+
 struct DlFistaSettings {
   int64_t latents = 16;
   int64_t rounds = 200, iterations = 30, passes = 3;

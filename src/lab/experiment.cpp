@@ -131,14 +131,16 @@ VerdictCount count_verdicts(const std::vector<LabRow>& rows) {
 
 std::span<const LabExperiment> all_experiments() {
   static const std::vector<LabExperiment> all = {
-      known_codes_experiment(),   known_dictionary_experiment(),
-      unknown_experiment(),       pursuits_experiment(),
-      regimes_experiment(),       frontier_experiment(),
-      gram_experiment(),          width_experiment(),
-      bias_experiment(),          topk_codes_experiment(),
-      resampling_experiment(),    depth_experiment(),
-      connectors_experiment(),    tied_experiment(),
-      sparse_weights_experiment()};
+      known_codes_experiment(),    known_dictionary_experiment(),
+      unknown_experiment(),        pursuits_experiment(),
+      regimes_experiment(),        frontier_experiment(),
+      gram_experiment(),           width_experiment(),
+      bias_experiment(),           topk_codes_experiment(),
+      resampling_experiment(),     depth_experiment(),
+      connectors_experiment(),     tied_experiment(),
+      sparse_weights_experiment(), traditional_experiment(),
+      variants_experiment(),       architectures_experiment(),
+      scaling_experiment()};
   return all;
 }
 

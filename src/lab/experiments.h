@@ -20,7 +20,11 @@ LabExperiment connectors_experiment();        // H1 to H4
 LabExperiment tied_experiment();              // L2c
 LabExperiment sparse_weights_experiment();    // L2g
 
-LabExperiment depth_experiment();  // L1
+LabExperiment depth_experiment();          // L1
+LabExperiment traditional_experiment();    // C8
+LabExperiment variants_experiment();       // A3, L2e
+LabExperiment architectures_experiment();  // L2d
+LabExperiment scaling_experiment();        // K6, L2h
 
 // E5 on rows of a data set, where one is given.
 std::vector<LabCell> row_frontier_cells(const LabScale& scale);

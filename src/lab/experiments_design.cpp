@@ -78,6 +78,11 @@ std::vector<LabCell> gram_cells(const LabScale& scale) {
     mlp.rate = 1e-4;
     const int64_t seeds = seeds_of(scale, 3);
     const bool same = latents == 16;
+    for (MethodSettings s : {codes, sae}) {  // L2b
+      s.unit_columns = true;
+      add_gram_cells(cells, fmt::format("{}{}_unit", s.method, latents), data, s, same ? seeds : 1,
+                     12);
+    }
     add_gram_cells(cells, fmt::format("codes{}", latents), data, codes, same ? seeds : 1, 12);
     add_gram_cells(cells, fmt::format("sae{}", latents), data, sae, same ? seeds : 1, 10);
     if (!scale.quick) add_gram_cells(cells, fmt::format("mlp256_{}", latents), data, mlp, 1, 330);
@@ -113,6 +118,14 @@ std::vector<LabRow> gram_table(const LabResults& r) {
                          "superposition_mean", ""));
     rows.push_back(r.row(fmt::format("{}: largest |cosine| of two columns", group), group,
                          "largest_cosine", ""));
+    const std::string unit = fmt::format("{}_unit", group);
+    if (!r.has(unit)) continue;
+    for (const char* key : {"superposition_mean", "largest_cosine", "latent_mcc", "dictionary_mcc"})
+      rows.push_back(r.row(fmt::format("{}, unit columns: {}", group, key), unit, key, ""));
+    rows.push_back(
+        derived_row(fmt::format("claim (L2b), {}: unit / free superposition", group),
+                    r.mean(unit, "superposition_mean") / r.mean(group, "superposition_mean"),
+                    "below 1", Band{0, 1}));
   }
   return rows;
 }
@@ -227,8 +240,9 @@ std::vector<LabRow> bias_table(const LabResults& r) {
 }  // namespace
 
 LabExperiment gram_experiment() {
-  return {"gram", "E6, D10", "the dictionary's Gram matrix without unit columns (Fig 9 to 11)",
-          gram_cells, gram_table};
+  return {"gram", "E6, D10, L2b",
+          "the dictionary's Gram matrix without unit columns (Fig 9 to 11), and with", gram_cells,
+          gram_table};
 }
 
 LabExperiment width_experiment() {

@@ -59,7 +59,7 @@ constexpr Depth kDepths[] = {{"shallow", "linear", "linear", false},
                              {"deep_deep", "deep", "deep", false},
                              {"deep_deep_norm", "deep", "deep", true}};
 constexpr double kWeights[] = {.125, .25, .5, 1, 2, 4};  // of L1
-constexpr double kLevels[] = {5, 10, 20, 40};         // L0 to compare at
+constexpr double kLevels[] = {5, 10, 20, 40};            // L0 to compare at
 
 std::string depth_group(const Depth& depth, double l1) {
   return fmt::format("{}_l1_{:g}", depth.name, l1);

@@ -18,9 +18,10 @@ struct LabRun {
   bool quiet = false;  // no line a cell
 };
 
-// OUT/NAME/cells/CELL.json (and OUT/NAME/files/CELL where a cell leaves more), then OUT/NAME/result.json and table.txt; prints the table. `machine`
-// goes into the result. Exit 2 where a cell of other settings is in the folder, 4 where a cell
-// diverges. Returns 75 or 143 after a signal, once the cells in hand are done. Collective.
+// OUT/NAME/cells/CELL.json (and OUT/NAME/files/CELL where a cell leaves more), then
+// OUT/NAME/result.json and table.txt; prints the table. `machine` goes into the result. Exit 2
+// where a cell of other settings is in the folder, 4 where a cell diverges. Returns 75 or 143 after
+// a signal, once the cells in hand are done. Collective.
 ExitCode run_experiment(Communicator& world, const LabExperiment& experiment, const LabRun& run,
                         const nlohmann::ordered_json& machine, VerdictCount& count);
 

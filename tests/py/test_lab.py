@@ -22,7 +22,9 @@ def numbers(out, name):
     return cells, result["table"]
 
 
-@pytest.mark.parametrize("name", ["known_codes", "known_dictionary", "pursuits", "bias", "topk_codes", "resampling"])
+@pytest.mark.parametrize("name", [
+    "known_codes", "known_dictionary", "pursuits", "bias", "topk_codes", "resampling", "traditional", "architectures",
+])  # fmt: skip
 def test_any_number_of_ranks_gives_the_same(megadict_bin, tmp_path, name):
     lab(megadict_bin, tmp_path / "one", name, "--quick", *SMALL)
     for ranks in (2, 4):
