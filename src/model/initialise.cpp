@@ -53,7 +53,7 @@ void random_unit_row(uint64_t seed, int64_t latent, int64_t d, float* row) {
     row[i] = static_cast<float>(values[static_cast<size_t>(i)] / std::sqrt(square));
 }
 
-// Behind hidden layers: U(+-1 / sqrt(width)), weights and biases (B3, B4).
+// Beside hidden layers: U(+-1 / sqrt(width)), weights and biases (B3, B4).
 void draw_encoder(uint64_t seed, Dictionary& out) {
   const int64_t width = out.w_enc_ld.size(1);
   const double bound = 1 / std::sqrt(static_cast<double>(width));
@@ -148,7 +148,8 @@ Dictionary initialise(const Mesh& mesh, const ModelConfig& config, int64_t n, Ra
   out.w_dec_ld.copy_(rows);
   out.b_dec_d.copy_(b_dec_start(config, sample_md));
   draw_hidden(config, seed, out.hidden);
-  if (has_front(config)) {
+  // No scale fits where the reconstruction is not proportional to it.
+  if (has_front(config) || has_back(config)) {
     draw_encoder(seed, out);
     return out;
   }

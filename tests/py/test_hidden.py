@@ -72,7 +72,7 @@ def test_it_learns_and_the_files_say_all(megadict_bin, data, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["mlp_topk", "deep_deep"])
 def test_every_mesh_learns_and_judges_alike(megadict_bin, data, tmp_path, kind):
     fvu = {}
-    for shape in [(1, 1), (1, 2), (3, 1), (2, 2), (2, 3)]:
+    for shape in [(1, 1), (1, 2), (3, 1), (2, 3)]:
         out = tmp_path / "x".join(map(str, shape))
         train(megadict_bin, data, out, kind, shape)
         fvu[shape] = held_out_fvu(out)
