@@ -153,6 +153,7 @@ std::vector<LabCell> row_frontier_cells(const LabScale& scale) {
       model.activation = one.activation;
       model.n_latents = scale.latents > 0 ? scale.latents : 1024;
       model.k = static_cast<int64_t>(knob);
+      if (model.k > model.n_latents) continue;
       model.l0_target = model.l1_coefficient = knob;
       training.optim.lr = scale.rate > 0 ? scale.rate : 2e-3;
       training.optim.hidden_decay = model.encoder == "deep" ? 5e-4 : 0;

@@ -12,6 +12,7 @@
 #include "data/batch_stream.h"
 #include "eval/evaluate.h"
 #include "io/file.h"
+#include "model/activations.h"
 #include "train/start.h"
 
 namespace megadict {
@@ -90,6 +91,10 @@ nlohmann::ordered_json settings_json(const RowTraining& of) {
 }
 
 nlohmann::ordered_json train_on_rows(const RowTraining& of) {
+  if (activation_named(of.model.activation).has_k && of.model.k > of.model.n_latents)
+    fail(ExitCode::usage,
+         fmt::format("k = {} active of {} latents", of.model.k, of.model.n_latents),
+         "a smaller --k");
   const ShardIndex data = ShardIndex::open(of.path), judged = ShardIndex::open(held_out(of.path));
   const DataConfig config = data_config(of);
   const BatchPlan plan(data, config, of.seed);

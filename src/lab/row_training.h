@@ -23,8 +23,9 @@ struct RowTraining {
 nlohmann::ordered_json settings_json(const RowTraining& training);
 
 // fvu; mse, of rows as they were normalised and as a mean over entries; l0; dead, the share of
-// latents without a code in the last 1,000 steps (or half of fewer). Exit 3 for
-// data that cannot be read or have no PATH/eval, 4 with the step where values stop being finite.
+// latents without a code in the last 1,000 steps (or half of fewer). Exit 2 for k above the
+// latents, 3 for data that cannot be read or have no PATH/eval, 4 with the step where values stop
+// being finite.
 nlohmann::ordered_json train_on_rows(const RowTraining& training);
 
 // Of a path that cannot be trained on: exit 2 or 3, before anything is run.
