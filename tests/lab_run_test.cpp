@@ -24,21 +24,26 @@ std::vector<LabCell> square_cells(const LabScale& scale) {
   std::vector<LabCell> cells;
   for (const int64_t side : {3, 5, 7})
     for (int64_t seed = 0; seed < 3; ++seed)
-      cells.push_back({.group = "side" + std::to_string(side),
-                       .seed = seed,
-                       .cost_s = static_cast<double>(side),
-                       .settings = {{"side", side}, {"steps", scale.steps}},
-                       .run = [=] {
-                         ++cells_run;
-                         if (scale.rate > 0 && side == 5) fail(ExitCode::diverged, "step 7");
-                         return nlohmann::ordered_json{{"area", side * side + seed}};
-                       }});
+      cells.push_back(
+          {.group = "side" + std::to_string(side),
+           .seed = seed,
+           .cost_s = static_cast<double>(side),
+           .settings = {{"side", side}, {"steps", scale.steps}},
+           .run = [=] {
+             ++cells_run;
+             if (scale.rate > 0 && side == 5) fail(ExitCode::diverged, "step 7");
+             return nlohmann::ordered_json{{"area", side * side + seed}, {"time_ms", side}};
+           }});
   return cells;
 }
 
 std::vector<LabRow> square_table(const LabResults& r) {
   return {r.row("three", "side3", "area", "10", Band{9, 11}),
-          r.row("five", "side5", "area", "30", Band{29, 31}), r.row("six", "side6", "area", "36")};
+          r.row("five", "side5", "area", "30", Band{29, 31}),
+          r.row("six", "side6", "area", "36"),
+          r.row("time", "side7", "time_ms", ""),
+          claim_row("small", 5, "< 1", {.high = 1}),
+          claim_row("large", 5, "> 1", {.low = 1})};
 }
 
 constexpr LabExperiment kSquares = {"squares", "X1", "areas", square_cells, square_table};
@@ -79,7 +84,9 @@ TEST(LabRun, EveryCellOnceAndATable) {
   if (test_world().rank() != 0) return;
   EXPECT_EQ(ran.count.met, 1);
   EXPECT_EQ(ran.count.missed, 1);
-  EXPECT_EQ(ran.count.not_covered, 1);
+  EXPECT_EQ(ran.count.not_covered, 2);
+  EXPECT_EQ(ran.count.holds, 1);
+  EXPECT_EQ(ran.count.fails, 1);
   ASSERT_EQ(ran.result["cells"].size(), 9);
   for (size_t i = 0; i < 9; ++i) {
     const int64_t side = 3 + 2 * static_cast<int64_t>(i / 3);
@@ -89,6 +96,17 @@ TEST(LabRun, EveryCellOnceAndATable) {
   EXPECT_NEAR(ran.result["table"][0]["sd"].get<double>(), std::sqrt(2.0 / 3), 1e-12);
   EXPECT_EQ(ran.result["table"][1]["verdict"], "MISSED");
   EXPECT_TRUE(ran.result["table"][2]["ours"].is_null());
+  EXPECT_EQ(ran.result["table"][3]["ours"], 7);
+  EXPECT_EQ(ran.result["table"][4]["verdict"], "DOES NOT HOLD");
+}
+
+TEST(LabRun, TimesStandBesideTheNumbers) {
+  const TempFolder folder;
+  const Ran ran = run_squares(common_folder(folder));
+  test_world().barrier("read");
+  if (test_world().rank() != 0) return;
+  EXPECT_FALSE(ran.result["cells"][0]["numbers"].contains("time_ms"));
+  EXPECT_EQ(ran.result["cells"][0]["times"]["time_ms"], 3);
 }
 
 TEST(LabRun, GoesOnWhereItWasInterrupted) {
@@ -124,7 +142,7 @@ TEST(LabRun, AnotherProblemHasNoBands) {
   test_world().barrier("read");
   if (test_world().rank() != 0) return;
   EXPECT_EQ(ran.count.met + ran.count.missed, 0);
-  EXPECT_EQ(ran.result["table"].size(), 2);
+  EXPECT_EQ(ran.result["table"].size(), 5);
   EXPECT_EQ(ran.result["table"][0]["reported"], "");
 }
 

@@ -27,6 +27,19 @@ TEST(ScalingFit, APlantedExponentToOnePercent) {
   EXPECT_NEAR(fit_power_law(planted(0, 40, -.17, .01)).exponent, -.17, .0017);
 }
 
+TEST(ScalingFit, TheLeastOfAParabolaBetweenThePoints) {
+  std::vector<Point> points;
+  for (const double x : {100.0, 200.0, 400.0, 800.0}) {
+    const double off = std::log(x / 250);
+    points.push_back({x, .3 * std::exp(.2 * off * off)});
+  }
+  const std::optional<Point> least = find_least(points);
+  ASSERT_TRUE(least.has_value());
+  EXPECT_NEAR(least->x, 250, 1e-9);
+  EXPECT_NEAR(least->y, .3, 1e-12);
+  EXPECT_FALSE(find_least(std::span(points).first(2)).has_value());
+}
+
 TEST(ScalingFit, AFloorToOnePercent) {
   for (const double floor : {.05, .2, .6})
     for (const double exponent : {.15, .3, .6}) {

@@ -22,7 +22,8 @@ use_environment()
 
 from megadict_tools.errors import USAGE, OneLineParser, ToolError, main_guard
 
-VERDICTS = {"met": ("met", "met"), "MISSED": ("missed", "missed"), "-": ("", "–")}
+VERDICTS = {"met": ("met", "met"), "MISSED": ("missed", "missed"), "holds": ("met", "holds"),
+            "DOES NOT HOLD": ("missed", "does not hold"), "-": ("", "–")}
 
 
 def make_parser() -> OneLineParser:
@@ -64,11 +65,14 @@ def overview(experiments) -> str:
     for e in experiments:
         count = e.verdicts()
         missed = f'<span class="missed">{count["MISSED"]}</span>' if count["MISSED"] else "0"
+        claims = count["holds"] + count["DOES NOT HOLD"]
         rows.append([f'<a href="#{e.folder.name}">{escape(title_of(e))}</a>', escape(str(e.facts.get("summary", ""))),
-                     escape(str(e.facts.get("items", ""))), str(count["met"]), missed, str(count["-"]),
+                     escape(str(e.facts.get("items", ""))), str(count["met"]), missed,
+                     f"{count['holds']} of {claims}" if claims else "–", str(count["-"]),
                      seconds(e.facts.get("seconds"))])
-    return table("Bands that the means over runs meet and miss; lines without a band, or whose cells were not run. "
-                 "Time of one core.", ["Experiment", "What", "Items", "Met", "Missed", "No band", "Time"], rows,
+    return table("Bands that the means over runs meet and miss; claims as the seeds "
+                 "assert them; lines without either, or whose cells were not run. "
+                 "Time of one core.", ["Experiment", "What", "Items", "Met", "Missed", "Claims that hold", "No band", "Time"], rows,
                  words=2, kind="overview")
 
 

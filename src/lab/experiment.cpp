@@ -11,7 +11,7 @@ namespace megadict {
 
 namespace {
 
-constexpr std::string_view kVerdicts[] = {"met", "MISSED", "-"};
+constexpr std::string_view kVerdicts[] = {"met", "MISSED", "holds", "DOES NOT HOLD", "-"};
 
 std::string band_text(const std::optional<Band>& band) {
   if (!band) return "";
@@ -40,14 +40,18 @@ std::string LabCell::name() const {
 
 Verdict LabRow::verdict() const {
   if (!ours || !band) return Verdict::no_band;
-  return band->holds(*ours) ? Verdict::met : Verdict::missed;
+  const bool inside = band->holds(*ours);
+  if (claim) return inside ? Verdict::holds : Verdict::fails;
+  return inside ? Verdict::met : Verdict::missed;
 }
 
 std::vector<double> LabResults::values(std::string_view group, std::string_view key) const {
   std::vector<double> out;
-  for (const LabResult& result : all_)
-    if (result.group == group && result.numbers.contains(key))
-      out.push_back(result.numbers[std::string(key)].get<double>());
+  for (const LabResult& result : all_) {
+    if (result.group != group) continue;
+    for (const nlohmann::ordered_json* json : {&result.numbers, &result.times})
+      if (json->contains(key)) out.push_back((*json)[std::string(key)].get<double>());
+  }
   return out;
 }
 
@@ -78,6 +82,13 @@ LabRow derived_row(const std::string& what, std::optional<double> value,
                    const std::string& reported, std::optional<Band> band) {
   const bool known = value && std::isfinite(*value);
   return {what, reported, known ? value : std::nullopt, 0, 0, band};
+}
+
+LabRow claim_row(const std::string& what, std::optional<double> value, const std::string& reported,
+                 Band where) {
+  LabRow row = derived_row(what, value, reported, where);
+  row.claim = true;
+  return row;
 }
 
 std::string table_text(const std::vector<LabRow>& rows) {
@@ -121,12 +132,25 @@ nlohmann::ordered_json table_json(const std::vector<LabRow>& rows) {
 VerdictCount count_verdicts(const std::vector<LabRow>& rows) {
   VerdictCount count;
   for (const LabRow& row : rows) {
-    const Verdict verdict = row.verdict();
-    (verdict == Verdict::met      ? count.met
-     : verdict == Verdict::missed ? count.missed
-                                  : count.not_covered) += 1;
+    int64_t* const of_verdict[] = {&count.met, &count.missed, &count.holds, &count.fails,
+                                   &count.not_covered};
+    *of_verdict[static_cast<size_t>(row.verdict())] += 1;
   }
   return count;
+}
+
+void VerdictCount::add(const VerdictCount& other) {
+  met += other.met;
+  missed += other.missed;
+  holds += other.holds;
+  fails += other.fails;
+  not_covered += other.not_covered;
+}
+
+std::string VerdictCount::text() const {
+  std::string text = fmt::format("{} of {} bands met, {} missed", met, met + missed, missed);
+  if (holds + fails > 0) text += fmt::format("; {} of {} claims hold", holds, holds + fails);
+  return text + fmt::format("; {} lines without a band or a number", not_covered);
 }
 
 std::span<const LabExperiment> all_experiments() {

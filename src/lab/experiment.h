@@ -16,8 +16,10 @@ namespace megadict {
 
 // What a user asks of an experiment. 0 = what the experiment is defined with.
 struct LabScale {
-  bool quick = false;  // fewer cells and steps, as its summary says
-  int64_t seeds = 0;   // data seeds
+  bool quick = false;  // fewer cells and steps: minutes
+  bool full =
+      false;  // every cell, seed and step of the definition, also where that takes many hours
+  int64_t seeds = 0;  // data seeds
   int64_t latents = 0, width = 0, k = 0, samples = 0, steps = 0;
   double rate = 0, lambda = 0;
   double zipf = 0;             // A3
@@ -49,6 +51,8 @@ struct LabResult {
   int64_t seed = 0;
   double seconds = 0;
   nlohmann::ordered_json settings, numbers;
+  nlohmann::ordered_json times =
+      {};  // differ from run to run: keys of a cell that begin with time_
 };
 
 struct Band {
@@ -57,7 +61,7 @@ struct Band {
   bool holds(double value) const { return low <= value && value <= high; }
 };
 
-enum class Verdict { met, missed, no_band };
+enum class Verdict { met, missed, holds, fails, no_band };
 
 // One line of the table.
 struct LabRow {
@@ -67,6 +71,7 @@ struct LabRow {
   int64_t runs = 0;
   std::optional<Band> band;
   std::string note = "";
+  bool claim = false;  // the band is what somebody asserted, not a number with room around it
 
   Verdict verdict() const;
 };
@@ -77,7 +82,7 @@ class LabResults {
   explicit LabResults(std::vector<LabResult> all) : all_(std::move(all)) {}
 
   const std::vector<LabResult>& all() const { return all_; }
-  // numbers[key] of every seed of a group, in the order of seeds; null where there is none.
+  // numbers[key], or times[key], of every seed of a group that has it, in the order of seeds.
   std::vector<double> values(std::string_view group, std::string_view key) const;
   bool has(std::string_view group) const;
   double mean(std::string_view group, std::string_view key) const;
@@ -92,6 +97,9 @@ class LabResults {
 // A number that follows from others: a difference of means, a count.
 LabRow derived_row(const std::string& what, std::optional<double> value,
                    const std::string& reported, std::optional<Band> band = {});
+// The same for what a seed asserts: it holds where the value is in `where`, else it does not.
+LabRow claim_row(const std::string& what, std::optional<double> value, const std::string& reported,
+                 Band where);
 
 // Whether an experiment trains on the user's activations (LabScale::data_path).
 enum class LabRows { never, where_given, always };
@@ -110,9 +118,12 @@ std::span<const LabExperiment> all_experiments();
 // "reported | ours | band | verdict", aligned; and the same as JSON.
 std::string table_text(const std::vector<LabRow>& rows);
 nlohmann::ordered_json table_json(const std::vector<LabRow>& rows);
-// Met, missed, without a band or a number.
+// Bands met and missed, claims that hold and fail, lines without either or without a number.
 struct VerdictCount {
-  int64_t met = 0, missed = 0, not_covered = 0;
+  int64_t met = 0, missed = 0, holds = 0, fails = 0, not_covered = 0;
+  void add(const VerdictCount& other);
+  // "3 of 4 bands met, 1 missed; 1 of 2 claims hold; 5 lines without a band or a number"
+  std::string text() const;
 };
 VerdictCount count_verdicts(const std::vector<LabRow>& rows);
 

@@ -191,9 +191,9 @@ void add_beginnings(std::vector<LabRow>& rows, const LabResults& r) {
     const std::string closed = group_of({p.sae, p.weight, true, true});
     if (p.closed || !r.has(group_of(p)) || !r.has(closed)) continue;
     for (const char* key : {"c12_mse", "c23_mse"})
-      rows.push_back(derived_row(fmt::format("({}, {}): closed form's MSE over random's, {}", p.sae,
-                                             p.weight, key[1] == '1' ? "1 to 2" : "2 to 3"),
-                                 r.mean(closed, key) / r.mean(group_of(p), key), "> 1"));
+      rows.push_back(claim_row(fmt::format("({}, {}): closed form's MSE over random's, {}", p.sae,
+                                           p.weight, key[1] == '1' ? "1 to 2" : "2 to 3"),
+                               r.mean(closed, key) / r.mean(group_of(p), key), "> 1", {.low = 1}));
   }
 }
 

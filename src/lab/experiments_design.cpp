@@ -85,7 +85,9 @@ std::vector<LabCell> gram_cells(const LabScale& scale) {
     }
     add_gram_cells(cells, fmt::format("codes{}", latents), data, codes, same ? seeds : 1, 12);
     add_gram_cells(cells, fmt::format("sae{}", latents), data, sae, same ? seeds : 1, 10);
-    if (!scale.quick) add_gram_cells(cells, fmt::format("mlp256_{}", latents), data, mlp, 1, 330);
+    if (!scale.quick)
+      add_gram_cells(cells, fmt::format("mlp256_{}", latents), data, mlp, scale.full ? seeds : 1,
+                     330);
   }
   return cells;
 }
@@ -123,9 +125,9 @@ std::vector<LabRow> gram_table(const LabResults& r) {
     for (const char* key : {"superposition_mean", "largest_cosine", "latent_mcc", "dictionary_mcc"})
       rows.push_back(r.row(fmt::format("{}, unit columns: {}", group, key), unit, key, ""));
     rows.push_back(
-        derived_row(fmt::format("claim (L2b), {}: unit / free superposition", group),
-                    r.mean(unit, "superposition_mean") / r.mean(group, "superposition_mean"),
-                    "below 1", Band{0, 1}));
+        claim_row(fmt::format("claim (L2b), {}: unit / free superposition", group),
+                  r.mean(unit, "superposition_mean") / r.mean(group, "superposition_mean"),
+                  "below 1", {0, 1}));
   }
   return rows;
 }
@@ -154,14 +156,32 @@ std::vector<LabCell> width_cells(const LabScale& scale) {
                             .hidden = {hidden},
                             .k = shape.k,
                             .rate = 3e-4,
-                            .steps = scale.quick ? 5000 : 100000};
+                            .steps = scale.quick  ? 5000
+                                     : scale.full ? 100000
+                                                  : 20000};
       if (scale.steps > 0) mlp.steps = scale.steps;
       if (scale.rate > 0) mlp.rate = scale.rate;
       const auto layers = static_cast<double>(hidden * (shape.latents + shape.width));
-      add_cells(cells, width_group(shape, hidden), data, mlp, seeds_of(scale, scale.quick ? 1 : 3),
+      add_cells(cells, width_group(shape, hidden), data, mlp, seeds_of(scale, scale.full ? 3 : 1),
                 1e-6 * static_cast<double>(mlp.steps) * layers);
     }
   return cells;
+}
+
+// "Both rise with the width, and drop slightly at 512."
+void add_width_claims(std::vector<LabRow>& rows, const LabResults& r, const Shape& shape) {
+  const auto add = [&](const char* key, int64_t wide, int64_t narrow, const char* text,
+                       Band where) {
+    const std::string a = width_group(shape, wide), b = width_group(shape, narrow);
+    if (!r.has(a) || !r.has(b)) return;
+    rows.push_back(claim_row(fmt::format("claim, N {}, M {}: {} of h {} less that of h {}",
+                                         shape.latents, shape.width, key, wide, narrow),
+                             r.mean(a, key) - r.mean(b, key), text, where));
+  };
+  for (const char* key : {"latent_mcc", "dictionary_mcc"}) {
+    add(key, 256, 16, "> 0", {.low = 0});
+    add(key, 512, 256, "< 0", {.high = 0});
+  }
 }
 
 std::vector<LabRow> width_table(const LabResults& r) {
@@ -175,6 +195,7 @@ std::vector<LabRow> width_table(const LabResults& r) {
               r.row(fmt::format("N {}, M {}, h {}: {}", shape.latents, shape.width, hidden, key),
                     group, key, ""));
       }
+  for (const Shape& shape : kShapes) add_width_claims(rows, r, shape);
   return rows;
 }
 
@@ -234,6 +255,11 @@ std::vector<LabRow> bias_table(const LabResults& r) {
       rows.push_back(
           r.row(fmt::format("{}: active share above 1e-4", group), group, "l0_1e-4", ""));
     }
+  if (r.has("mlp64_bias") && r.has("mlp64_none"))
+    for (const char* key : {"latent_mcc", "l0_1e-4"})
+      rows.push_back(claim_row(fmt::format("claim, MLP 64: {} without bias less with", key),
+                               r.mean("mlp64_none", key) - r.mean("mlp64_bias", key), "> 0",
+                               {.low = 0}));
   return rows;
 }
 

@@ -1,10 +1,8 @@
 // E5: error, sparsity and recovery over lambda, and over k of TopK.
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
-
 #include "lab/cells.h"
+#include "lab/curves.h"
 #include "lab/experiments.h"
 
 namespace megadict {
@@ -85,34 +83,19 @@ void add_lambda(std::vector<LabRow>& rows, const LabResults& r, const Reported& 
                        Band{mcc - .10, mcc + .10}));
 }
 
-// (axis, log MSE) of a method over lambda, the axis ascending.
-std::vector<std::pair<double, double>> curve_of(const LabResults& r, const char* method,
-                                                const char* axis) {
-  std::vector<std::pair<double, double>> curve;
-  for (const double lambda : kLambdas)
-    if (r.has(group_of(method, lambda)))
-      curve.emplace_back(r.mean(group_of(method, lambda), axis),
-                         std::log(r.mean(group_of(method, lambda), "mse")));
-  std::sort(curve.begin(), curve.end());
-  return curve;
-}
-
-std::optional<double> at(const std::vector<std::pair<double, double>>& curve, double where) {
-  for (size_t i = 1; i < curve.size(); ++i) {
-    const auto [a, from] = curve[i - 1];
-    const auto [b, to] = curve[i];
-    if (where < a || where > b || a == b) continue;
-    return from + (to - from) * (where - a) / (b - a);
-  }
-  return {};
+// log MSE of a method over `axis`.
+Curve error_over(const LabResults& r, const char* method, const std::string& axis) {
+  std::vector<std::string> groups;
+  for (const double lambda : kLambdas) groups.push_back(group_of(method, lambda));
+  return log_curve_of(r, groups, axis, "mse");
 }
 
 // Of sparse coding's points within the SAE's range, the share where its error is the smaller.
 std::optional<double> share_ahead(const LabResults& r, const char* axis) {
-  const auto sae = curve_of(r, "sae", axis);
+  const Curve sae = error_over(r, "sae", axis);
   double ahead = 0, compared = 0;
-  for (const auto& [where, error] : curve_of(r, "codes", axis)) {
-    const std::optional<double> other = at(sae, where);
+  for (const auto& [where, error] : error_over(r, "codes", axis)) {
+    const std::optional<double> other = value_at(sae, where);
     if (!other) continue;
     ahead += error < *other ? 1 : 0;
     ++compared;
@@ -169,9 +152,9 @@ std::vector<LabRow> frontier_table(const LabResults& r) {
   rows.push_back(derived_row("share of lambdas where sparse coding has the highest MCC",
                              share_highest(r), "1", Band{1, 1}));
   for (const char* axis : {"l0", "l0_1e-5", "l0_1e-4", "l0_1e-3", "l1"})
-    rows.push_back(derived_row(
+    rows.push_back(claim_row(
         fmt::format("claim: its error is below the SAE's at equal {}; share of points", axis),
-        share_ahead(r, axis), "1", Band{1, 1}));
+        share_ahead(r, axis), "1", {1, 1}));
   add_topk(rows, r);
   return rows;
 }

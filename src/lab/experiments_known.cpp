@@ -156,8 +156,8 @@ std::vector<LabCell> known_codes_cells(const LabScale& scale) {
   add_known_codes(cells, scale, "mlp32", {32}, 20000, seeds, 15);
   add_known_codes(cells, scale, "mlp256", {256}, scale.quick ? 10000 : 20000, few,
                   scale.quick ? 60 : 120);
-  add_known_codes(cells, scale, "mlp1024", {1024}, scale.quick ? 2000 : 20000, 1,
-                  scale.quick ? 50 : 500);
+  add_known_codes(cells, scale, "mlp1024", {1024}, scale.quick ? 2000 : 20000,
+                  scale.full ? seeds : 1, scale.quick ? 50 : 500);
   return cells;
 }
 

@@ -2,10 +2,8 @@
 // a linear one; and the frontier of every architecture that the trainer has.
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
-
 #include "lab/cells.h"
+#include "lab/curves.h"
 #include "lab/experiments.h"
 #include "lab/row_training.h"
 
@@ -26,26 +24,6 @@ void add_row_cells(std::vector<LabCell>& cells, const std::string& group, const 
                      .settings = settings_json(training),
                      .run = [=] { return train_on_rows(training); }});
   }
-}
-
-// (L0, log MSE) by ascending L0.
-using Curve = std::vector<std::pair<double, double>>;
-
-Curve curve_of(const LabResults& r, const std::vector<std::string>& groups) {
-  Curve curve;
-  for (const std::string& group : groups)
-    if (r.has(group)) curve.emplace_back(r.mean(group, "l0"), std::log(r.mean(group, "mse")));
-  std::sort(curve.begin(), curve.end());
-  return curve;
-}
-
-std::optional<double> error_at(const Curve& curve, double l0) {
-  for (size_t i = 1; i < curve.size(); ++i) {
-    const auto [a, from] = curve[i - 1];
-    const auto [b, to] = curve[i];
-    if (l0 >= a && l0 <= b && a < b) return std::exp(from + (to - from) * (l0 - a) / (b - a));
-  }
-  return {};
 }
 
 // ---- L1 ----------------------------------------------------------------------------------------
@@ -92,7 +70,7 @@ std::vector<LabRow> depth_table(const LabResults& r) {
   const auto curve = [&](const Depth& depth) {
     std::vector<std::string> groups;
     for (const double l1 : kWeights) groups.push_back(depth_group(depth, l1));
-    return curve_of(r, groups);
+    return log_curve_of(r, groups, "l0", "mse");
   };
   std::vector<LabRow> rows;
   for (const Depth& depth : kDepths)
@@ -106,11 +84,11 @@ std::vector<LabRow> depth_table(const LabResults& r) {
   for (const double l0 : kLevels) {
     for (const Depth& depth : kDepths)
       rows.push_back(derived_row(fmt::format("MSE at L0 = {:g}, {}", l0, depth.name),
-                                 error_at(curve(depth), l0), ""));
-    const auto shallow = error_at(curve(kDepths[0]), l0), deep = error_at(curve(kDepths[1]), l0);
-    rows.push_back(derived_row(fmt::format("claim at L0 = {:g}: deep / shallow", l0),
-                               shallow && deep ? std::optional(*deep / *shallow) : std::nullopt,
-                               "below 1", Band{0, 1}));
+                                 exp_at(curve(depth), l0), ""));
+    const auto shallow = exp_at(curve(kDepths[0]), l0), deep = exp_at(curve(kDepths[1]), l0);
+    rows.push_back(claim_row(fmt::format("claim at L0 = {:g}: deep / shallow", l0),
+                             shallow && deep ? std::optional(*deep / *shallow) : std::nullopt,
+                             "below 1", {0, 1}));
   }
   return rows;
 }

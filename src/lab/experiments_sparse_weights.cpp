@@ -76,22 +76,23 @@ nlohmann::ordered_json run_point(NetworkWorkshop& workshop, const NetworkSetting
     neurons += static_cast<double>(base.net.layers()[l + 1].weight.value.size());
     neurons_s += neuron_layer_s(base, l, images);
   }
-  return {{"base", before.base},
-          {"before", before.simulated},
-          {"after", after.simulated},
-          {"lost", before.simulated - after.simulated},
-          {"kept", kept},
-          {"kept_share", kept / all},
-          {"kept_of_neurons", kept / neurons},
-          {"kept_with_ends", (kept + static_cast<double>(2 * s.latents * kNeurons)) / neurons},
-          {"compressed_ms", 1000 * sum.compressed_s},
-          {"tiles_ms", 1000 * sum.tiles_s},
-          {"gemm_ms", 1000 * sum.gemm_s},
-          {"neurons_ms", 1000 * neurons_s},
-          {"speedup", sum.dense_s() / sum.compressed_s},
-          {"neurons_over_compressed", neurons_s / sum.compressed_s},
-          {"break_even", break_even_density(s.latents, s.latents,
-                                            timed_codes(base, saes[0].sae, 0, images), s.seed)}};
+  return {
+      {"base", before.base},
+      {"before", before.simulated},
+      {"after", after.simulated},
+      {"lost", before.simulated - after.simulated},
+      {"kept", kept},
+      {"kept_share", kept / all},
+      {"kept_of_neurons", kept / neurons},
+      {"kept_with_ends", (kept + static_cast<double>(2 * s.latents * kNeurons)) / neurons},
+      {"time_compressed_ms", 1000 * sum.compressed_s},
+      {"time_tiles_ms", 1000 * sum.tiles_s},
+      {"time_gemm_ms", 1000 * sum.gemm_s},
+      {"time_neurons_ms", 1000 * neurons_s},
+      {"time_speedup", sum.dense_s() / sum.compressed_s},
+      {"time_neurons_over_compressed", neurons_s / sum.compressed_s},
+      {"time_break_even", break_even_density(s.latents, s.latents,
+                                             timed_codes(base, saes[0].sae, 0, images), s.seed)}};
 }
 
 std::vector<LabCell> sparse_cells(const LabScale& scale) {
@@ -119,9 +120,10 @@ std::vector<LabRow> sparse_table(const LabResults& r) {
     const std::string group = group_of(p);
     if (!r.has(group)) continue;
     const auto add = [&](const char* what, const char* key, const char* reported,
-                         std::optional<Band> band = {}) {
+                         std::optional<Band> claim = {}) {
       rows.push_back(
-          r.row(fmt::format("({}, {}): {}", p.sae, p.weight, what), group, key, reported, band));
+          r.row(fmt::format("({}, {}): {}", p.sae, p.weight, what), group, key, reported, claim));
+      rows.back().claim = claim.has_value();
     };
     add("simulated accuracy, all weights", "before", "");
     add("simulated accuracy, |w| <= .1 zeroed", "after", "");
@@ -129,14 +131,14 @@ std::vector<LabRow> sparse_table(const LabResults& r) {
     add("  as a share", "kept_share", "");
     add("  over the 8,192 of the neuron layers", "kept_of_neurons", "a fraction", Band{.high = 1});
     add("    with the encoder before and the decoder behind them", "kept_with_ends", "");
-    add("compressed rows, ms for 10,000 images", "compressed_ms", "");
-    add("dense, this program's tiles, ms", "tiles_ms", "");
-    add("dense, LibTorch, ms", "gemm_ms", "");
-    add("  the faster dense one over compressed rows", "speedup", "> 1", Band{.low = 1});
-    add("the neuron layers (64 x 64, dense), ms", "neurons_ms", "");
-    add("  over compressed rows: > 1 = latents are quicker", "neurons_over_compressed", "> 1",
+    add("compressed rows, ms for 10,000 images", "time_compressed_ms", "");
+    add("dense, this program's tiles, ms", "time_tiles_ms", "");
+    add("dense, LibTorch, ms", "time_gemm_ms", "");
+    add("  the faster dense one over compressed rows", "time_speedup", "> 1", Band{.low = 1});
+    add("the neuron layers (64 x 64, dense), ms", "time_neurons_ms", "");
+    add("  over compressed rows: > 1 = latents are quicker", "time_neurons_over_compressed", "> 1",
         Band{.low = 1});
-    add("density at which compressed rows start to win", "break_even", "");
+    add("density at which compressed rows start to win", "time_break_even", "");
   }
   return rows;
 }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "lab/cells.h"
+#include "lab/curves.h"
 #include "lab/experiments.h"
 #include "lab/network_cells.h"
 
@@ -99,14 +100,9 @@ std::vector<std::string> groups_of(const LabResults& r, const Arm& arm) {
 // logarithm is what is interpolated.
 std::optional<double> at_active(const LabResults& r, const Arm& arm, const std::string& axis,
                                 const std::string& key, double active) {
-  const bool is_error = key.starts_with("mse");
-  std::vector<std::pair<double, double>> points;
-  for (const std::string& group : groups_of(r, arm)) {
-    const double value = r.mean(group, key);
-    points.emplace_back(r.mean(group, axis), is_error ? std::log(value) : value);
-  }
-  const std::optional<double> found = interpolate(points, active);
-  return found && is_error ? std::optional(std::exp(*found)) : found;
+  const std::vector<std::string> groups = groups_of(r, arm);
+  return key.starts_with("mse") ? exp_at(log_curve_of(r, groups, axis, key), active)
+                                : value_at(curve_of(r, groups, axis, key), active);
 }
 
 // Two numbers of active latents that every kind spans, at a quarter and three quarters of the range
@@ -147,8 +143,8 @@ void add_claim_at(std::vector<LabRow>& rows, const LabResults& r, const Claim& c
       best_untied = value;
   }
   if (tied && best_untied)
-    rows.push_back(derived_row("  claim: tied is the best (1 = yes)",
-                               (*tied < *best_untied) == claim.less_is_better ? 1 : 0, "1"));
+    rows.push_back(claim_row("  claim: tied is the best (1 = yes)",
+                             (*tied < *best_untied) == claim.less_is_better ? 1 : 0, "1", {1, 1}));
 }
 
 void add_claim(std::vector<LabRow>& rows, const LabResults& r, const Claim& claim) {

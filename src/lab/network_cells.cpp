@@ -65,14 +65,4 @@ std::vector<const Connector<float>*> connectors_of(const std::vector<LayerConnec
   return connectors;
 }
 
-std::optional<double> interpolate(std::vector<std::pair<double, double>> points, double x) {
-  std::sort(points.begin(), points.end());
-  for (size_t i = 1; i < points.size(); ++i) {
-    const auto [a, from] = points[i - 1];
-    const auto [b, to] = points[i];
-    if (a <= x && x <= b && a < b) return from + (to - from) * (x - a) / (b - a);
-  }
-  return {};
-}
-
 }  // namespace megadict

@@ -43,7 +43,4 @@ NetworkCost cost_of(const NetworkSettings& settings);
 
 std::vector<const Connector<float>*> connectors_of(const std::vector<LayerConnector>& layers);
 
-// Linear between the points (x ascending or not); nothing outside of them.
-std::optional<double> interpolate(std::vector<std::pair<double, double>> points, double x);
-
 }  // namespace megadict

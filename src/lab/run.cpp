@@ -22,7 +22,10 @@ namespace {
 
 std::string folder_of(const LabExperiment& experiment, const LabRun& run) {
   return fmt::format("{}/{}{}{}", run.out, experiment.name,
-                     run.scale.data_path.empty() ? "" : "_rows", run.scale.quick ? "_quick" : "");
+                     run.scale.data_path.empty() ? "" : "_rows",
+                     run.scale.quick  ? "_quick"
+                     : run.scale.full ? "_full"
+                                      : "");
 }
 
 std::string path_of(const std::string& folder, const LabCell& cell) {
@@ -42,14 +45,19 @@ std::optional<LabResult> read_cell(const std::string& folder, const LabCell& cel
   if (found["settings"] != nlohmann::json::parse(cell.settings.dump()))
     fail(ExitCode::usage, fmt::format("'{}' holds a cell of other settings", path),
          "another --out, or remove it");
-  return LabResult{cell.group, cell.seed, found["seconds"].get<double>(), cell.settings,
-                   found["numbers"]};
+  return LabResult{cell.group,    cell.seed,        found["seconds"].get<double>(),
+                   cell.settings, found["numbers"], found.value("times", nlohmann::json::object())};
 }
 
+// Times stand beside the numbers, which are the same in every run.
 void write_cell(const std::string& folder, const LabCell& cell, double seconds,
-                const nlohmann::ordered_json& numbers) {
+                const nlohmann::ordered_json& found) {
   nlohmann::ordered_json json = {{"settings", cell.settings}, {"seconds", seconds}};
+  nlohmann::ordered_json numbers = nlohmann::ordered_json::object(), times = numbers;
+  for (const auto& [key, value] : found.items())
+    (key.starts_with("time_") ? times : numbers)[key] = value;
   json["numbers"] = numbers;
+  if (!times.empty()) json["times"] = times;
   write_json(path_of(folder, cell), json);
 }
 
@@ -106,26 +114,30 @@ void finish(const std::string& folder, const LabExperiment& experiment, const La
       row.band.reset();
     }
   std::erase_if(rows, [&](const LabRow& row) { return run.scale.is_own() && !row.ours; });
-  nlohmann::ordered_json json = {
-      {"experiment", experiment.name}, {"items", experiment.items}, {"summary", experiment.summary},
-      {"quick", run.scale.quick},      {"seconds", seconds},        {"machine", machine}};
+  nlohmann::ordered_json json = {{"experiment", experiment.name},
+                                 {"items", experiment.items},
+                                 {"summary", experiment.summary},
+                                 {"quick", run.scale.quick},
+                                 {"full", run.scale.full},
+                                 {"seconds", seconds},
+                                 {"machine", machine}};
   json["table"] = table_json(rows);
-  for (const LabResult& result : results.all())
-    json["cells"].push_back({{"group", result.group},
-                             {"run", result.seed},
-                             {"seconds", result.seconds},
-                             {"settings", result.settings},
-                             {"numbers", result.numbers}});
+  for (const LabResult& result : results.all()) {
+    nlohmann::ordered_json cell = {{"group", result.group},
+                                   {"run", result.seed},
+                                   {"seconds", result.seconds},
+                                   {"settings", result.settings},
+                                   {"numbers", result.numbers}};
+    if (!result.times.empty()) cell["times"] = result.times;
+    json["cells"].push_back(cell);
+  }
   count = count_verdicts(rows);
   const std::string text = table_text(rows);
   write_json(folder + "/result.json", json);
   write_file_atomic(folder + "/table.txt", text + "\n");
   say(text);
-  say(fmt::format(
-      "{}: {} of {} bands met, {} missed; {} lines without a band or a number; {:.0f} s "
-      "of one core; {}/result.json",
-      experiment.name, count.met, count.met + count.missed, count.missed, count.not_covered,
-      seconds, folder));
+  say(fmt::format("{}: {}; {:.0f} s of one core; {}/result.json", experiment.name, count.text(),
+                  seconds, folder));
 }
 
 }  // namespace
@@ -147,7 +159,7 @@ std::vector<int> deal_cells(const std::vector<LabCell>& cells, int ranks) {
 
 std::string cost_text(double cost_s) {
   if (cost_s < 90) return fmt::format("about {:.0f} s on one core", std::max(1.0, cost_s));
-  if (cost_s < 5400) return fmt::format("about {:.0f} min on one core", cost_s / 60);
+  if (cost_s < 90 * 60) return fmt::format("about {:.0f} min on one core", cost_s / 60);
   return fmt::format("about {:.1f} h on one core", cost_s / 3600);
 }
 

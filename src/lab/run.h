@@ -13,7 +13,8 @@
 namespace megadict {
 
 struct LabRun {
-  std::string out;  // folder of all experiments; this one's is OUT/NAME, OUT/NAME_quick
+  std::string
+      out;  // folder of all experiments; this one's is OUT/NAME, OUT/NAME_quick, OUT/NAME_full
   LabScale scale;
   bool quiet = false;  // no line a cell
 };

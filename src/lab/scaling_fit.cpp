@@ -50,6 +50,23 @@ Linear best_for(std::span<const Point> points, double exponent) {
 
 }  // namespace
 
+std::optional<Point> find_least(std::span<const Point> points) {
+  size_t lowest = 0;
+  for (size_t i = 1; i < points.size(); ++i)
+    if (points[i].y < points[lowest].y) lowest = i;
+  if (lowest == 0 || lowest + 1 >= points.size()) return {};
+  const auto x = [&](size_t i) { return std::log(points[i].x); };
+  const auto y = [&](size_t i) { return std::log(points[i].y); };
+  // Newton's form through the three: y1 + slope (x - x1) + bend (x - x1)(x - x2).
+  const size_t a = lowest - 1, b = lowest, c = lowest + 1;
+  const double slope = (y(b) - y(a)) / (x(b) - x(a));
+  const double bend = ((y(c) - y(b)) / (x(c) - x(b)) - slope) / (x(c) - x(a));
+  if (!(bend > 0)) return points[lowest];
+  const double at = (x(a) + x(b)) / 2 - slope / (2 * bend);
+  const double least = y(a) + slope * (at - x(a)) + bend * (at - x(a)) * (at - x(b));
+  return Point{std::exp(at), std::exp(least)};
+}
+
 PowerLaw fit_power_law(std::span<const Point> points) {
   const auto n = static_cast<double>(points.size());
   double x = 0, y = 0, xx = 0, xy = 0;

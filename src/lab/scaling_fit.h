@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace megadict {
@@ -17,6 +18,10 @@ struct PowerLaw {
 };
 // Least squares of log y in log x; at least two different x.
 PowerLaw fit_power_law(std::span<const Point> points);
+
+// Where y is least, between the points: the lowest of them and its neighbours on a parabola of log
+// y in log x. Nothing where the lowest is at an end. Points by ascending x.
+std::optional<Point> find_least(std::span<const Point> points);
 
 struct FloorLaw {
   double floor = 0, factor = 0, exponent = 0;  // y = floor + factor x^-exponent

@@ -9,6 +9,9 @@ from .errors import BAD_DATA, USAGE, ToolError
 from .run_folder import read_json
 
 
+VERDICTS = ("met", "MISSED", "holds", "DOES NOT HOLD", "-")
+
+
 @dataclass
 class Cell:
     group: str
@@ -90,9 +93,9 @@ class Experiment:
         return self.of(group)[0].settings.get("data", {}) if self.has(group) else {}
 
     def verdicts(self) -> dict[str, int]:
-        """How many rows are met, MISSED, - (without a band or a number)."""
+        """How many bands are met and MISSED, claims hold and do not, and lines have neither or no number (-)."""
         said = [row.get("verdict") for row in self.table]
-        return {verdict: said.count(verdict) for verdict in ("met", "MISSED", "-")}
+        return {verdict: said.count(verdict) for verdict in VERDICTS}
 
 
 ROW = {"what": str, "reported": str, "ours": (int, float, type(None)), "sd": (int, float, type(None)),

@@ -69,7 +69,7 @@ def _strip(row: dict, left: float, y: float, axis: tuple[float, float] | None) -
     def at(value: float) -> float:
         return left + STRIP * min(1, max(0, (value - ends[0]) / (ends[1] - ends[0])))
 
-    kind = "s1" if row["verdict"] == "MISSED" else "s0"
+    kind = "s1" if row["verdict"] in ("MISSED", "DOES NOT HOLD") else "s0"
     name = _name(row)
     parts = [f'<text class="label" x="{left - 10:.0f}" y="{y + 4:.0f}" text-anchor="end">'
              f"{escape(name)}</text>",
