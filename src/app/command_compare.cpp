@@ -62,6 +62,7 @@ Compared load(const std::string& path, const CompareOptions& own, Communicator& 
   if (file_exists(path + "/truth.safetensors")) return {path, path, read_truth(path, 0), {}};
   Compared out{path, dictionary_folder(path, own.weights, world), {}, {}};
   out.saved = load_shard(out.folder, own.weights);
+  refuse_deep_decoder(out.saved->dictionary, fmt::format("{}: compare", in_quotes(path)));
   out.w_dec_nd = out.saved->dictionary.w_dec_ld.to(at::kFloat);
   return out;
 }

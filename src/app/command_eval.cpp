@@ -174,6 +174,7 @@ int run_eval(Launch& launch, const Args& args) {
     data = ShardIndex::open(held_out(own.data));
     if (!own.truth.empty()) truth = read_truth(own.truth, saved.dictionary.d);
   });
+  if (truth.defined()) refuse_deep_decoder(saved.dictionary, "eval.truth");
   refuse_other_shards(launch.world(), data, held_out(own.data));
   refuse_outputs_among(data, {own.json, own.latents});
   refuse_other_width(folder, saved.dictionary, held_out(own.data), data);

@@ -27,6 +27,15 @@ struct LabOptions {
   LabScale scale;
 };
 
+// "depth, scaling": those that can train on the user's rows.
+std::string names_on_rows() {
+  std::string names;
+  for (const LabExperiment& experiment : all_experiments())
+    if (experiment.rows != LabRows::never)
+      names += fmt::format("{}{}", names.empty() ? "" : ", ", experiment.name);
+  return names;
+}
+
 OptionSet run_options(LabOptions& own) {
   LabScale& scale = own.scale;
   return {
@@ -34,25 +43,26 @@ OptionSet run_options(LabOptions& own) {
       .summary =
           "Runs an experiment (or all) and sets what it gives beside what was reported; "
           "goes on where it was interrupted. One thread a rank.",
-      .fields =
-          {{"quick", &scale.quick, "", "fewer cells and steps: minutes"},
-           {"full", &scale.full, "", "all that the definition has: some take many hours"},
-           {"seeds", &scale.seeds, "", "data seeds a cell; 0 = the experiment's", between(0, 1000)},
-           {"out", &own.out, "", "folder: OUT/NAME/result.json, table.txt, cells/"},
-           {"latents", &scale.latents, "",
-            "of another problem, N; 0 = the experiment's, here and below", between(0, 4096)},
-           {"width", &scale.width, "", "M", between(0, 4096)},
-           {"k", &scale.k, "", "active latents of a sample, K", between(0, 4096)},
-           {"samples", &scale.samples, "", "half train; a multiple of 32", between(0, 1e7)},
-           {"steps", &scale.steps, "", "of training", between(0, 1e9)},
-           {"rate", &scale.rate, "", "learning rate", between(0, 1e30)},
-           {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
-           {"data.path", &scale.data_path, "",
-            "shards of activations with eval/: depth, and frontier instead of its own problem"},
-           {"mnist", &scale.mnist, "",
-            "folder of MNIST's four .gz files; empty: $MEGADICT_MNIST, ./mnist or "
-            "../shared/data/mnist"},
-           {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)", between(0, 10)}},
+      .fields = {{"quick", &scale.quick, "", "fewer cells and steps: minutes"},
+                 {"full", &scale.full, "", "all that the definition has: some take many hours"},
+                 {"seeds", &scale.seeds, "", "data seeds a cell; 0 = the experiment's",
+                  between(0, 1000)},
+                 {"out", &own.out, "", "folder: OUT/NAME/result.json, table.txt, cells/"},
+                 {"latents", &scale.latents, "",
+                  "of another problem, N; 0 = the experiment's, here and below", between(0, 4096)},
+                 {"width", &scale.width, "", "M", between(0, 4096)},
+                 {"k", &scale.k, "", "active latents of a sample, K", between(0, 4096)},
+                 {"samples", &scale.samples, "", "half train; a multiple of 32", between(0, 1e7)},
+                 {"steps", &scale.steps, "", "of training", between(0, 1e9)},
+                 {"rate", &scale.rate, "", "learning rate", between(0, 1e30)},
+                 {"lambda", &scale.lambda, "", "of the penalty", between(0, 1e30)},
+                 {"data.path", &scale.data_path, "",
+                  "shards of activations with eval/: " + names_on_rows()},
+                 {"mnist", &scale.mnist, "",
+                  "folder of MNIST's four .gz files; empty: $MEGADICT_MNIST, ./mnist or "
+                  "../shared/data/mnist"},
+                 {"zipf", &scale.zipf, "", "latents drawn with weights i^-zipf (A3)",
+                  between(0, 10)}},
       .positional = {{"NAME", &own.name, "", "an experiment of `megadict lab list`, or all"}},
       .required = {"NAME"}};
 }
@@ -85,9 +95,8 @@ struct Chosen {
 void check_inputs(Communicator& world, const Chosen& chosen, bool named) {
   const auto& [experiment, scale] = chosen;
   if (named && experiment.rows == LabRows::never && !scale.data_path.empty())
-    fail_agreed(ExitCode::usage,
-                fmt::format("{} has a problem of its own: --data.path is for depth and frontier",
-                            experiment.name));
+    fail_agreed(ExitCode::usage, fmt::format("{} has a problem of its own: --data.path is for {}",
+                                             experiment.name, names_on_rows()));
   if (experiment.rows == LabRows::always || !scale.data_path.empty())
     rank_zero_first(world, [&] { check_rows(scale.data_path); });
   agree(world, [&] {

@@ -82,6 +82,8 @@ void check_hidden(const Config& config, int64_t width) {
   if (!model.matryoshka.empty()) conflict("model.matryoshka", why, "model.matryoshka = \"\"");
   if (resample_steps(config.dead.resample_steps).first() > 0)
     conflict("dead.resample_steps", why, "dead.resample_steps = never");
+  if (!config.eval.truth.empty())
+    conflict("eval.truth", "its rows are no directions of the data", "eval.truth = \"\"");
 }
 
 void resolve_model(Settings& settings, const DataFacts& facts) {

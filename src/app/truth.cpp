@@ -11,6 +11,7 @@
 #include "eval/evaluate.h"
 #include "eval/matching.h"
 #include "io/safetensors.h"
+#include "model/hidden.h"
 
 namespace megadict {
 
@@ -24,8 +25,18 @@ at::Tensor read_truth(const std::string& folder, int64_t width) {
   return at::tensor(file.read_as_float(entry)).view(entry.shape);
 }
 
+void refuse_deep_decoder(const Dictionary& dictionary, std::string_view what) {
+  if (has_back(dictionary.config))
+    fail_agreed(
+        ExitCode::usage,
+        fmt::format("{} with model.decoder = deep: the rows in front of its hidden layer are "
+                    "no directions of the data",
+                    what));
+}
+
 nlohmann::ordered_json judge_against_truth(const Mesh& mesh, const Dictionary& dictionary,
                                            const at::Tensor& truth_nd) {
+  refuse_deep_decoder(dictionary, "eval.truth");
   const at::Tensor learned = at::tensor(gather_decoder(mesh, dictionary)).view({-1, dictionary.d});
   const DictionaryScores scores = compare_dictionaries(truth_nd, learned);
   say(scores_text(scores));

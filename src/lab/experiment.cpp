@@ -64,6 +64,19 @@ double LabResults::mean(std::string_view group, std::string_view key) const {
   return mean_of(values(group, key));
 }
 
+std::optional<double> LabResults::at_step(std::string_view group, const std::string& curve,
+                                          int64_t step, const std::string& key) const {
+  std::vector<double> found;
+  for (const LabResult& result : all_) {
+    if (result.group != group || !result.numbers.contains(curve)) continue;
+    const auto& points = result.numbers[curve];
+    for (size_t i = 0; i < points["step"].size(); ++i)
+      if (points["step"][i].get<double>() == static_cast<double>(step))
+        found.push_back(points[key][i].get<double>());
+  }
+  return found.empty() ? std::nullopt : std::optional(mean_of(found));
+}
+
 LabRow LabResults::row(const std::string& what, std::string_view group, std::string_view key,
                        const std::string& reported, std::optional<Band> band) const {
   LabRow row{what, reported, {}, 0, 0, band};
@@ -164,7 +177,7 @@ std::span<const LabExperiment> all_experiments() {
       connectors_experiment(),     tied_experiment(),
       sparse_weights_experiment(), traditional_experiment(),
       variants_experiment(),       architectures_experiment(),
-      scaling_experiment()};
+      scaling_experiment(),        dead_experiment()};
   return all;
 }
 

@@ -86,6 +86,9 @@ class LabResults {
   std::vector<double> values(std::string_view group, std::string_view key) const;
   bool has(std::string_view group) const;
   double mean(std::string_view group, std::string_view key) const;
+  // Mean of numbers[curve][key] at `step` over the seeds that have it; nothing where none has.
+  std::optional<double> at_step(std::string_view group, const std::string& curve, int64_t step,
+                                const std::string& key) const;
   // The row of that mean and its spread; a group that was not run gives a row without a number.
   LabRow row(const std::string& what, std::string_view group, std::string_view key,
              const std::string& reported, std::optional<Band> band = {}) const;

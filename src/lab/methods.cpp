@@ -68,7 +68,7 @@ Learned learn_sae(const LabProblem& problem, const MethodSettings& s) {
   const auto look = [&] {
     sae.normalise();
     sae.forward(scored_samples(problem, s), of_test);
-    return Learned{sae.decoder(), sae.output_bias(), of_test.codes, 0, {}};
+    return Learned{sae.decoder(), sae.output_bias(), of_test.codes, 0, {}, {}};
   };
   for (int64_t step = 0; step < s.steps; ++step) {
     sae.normalise();
@@ -99,7 +99,7 @@ Learned learn_codes(const LabProblem& problem, const MethodSettings& s) {
   GradientCodes<float> codes(code_settings(problem, s), problem.x_train.samples());
   Learned out;
   const auto look = [&] {
-    Learned now{codes.dictionary(), codes.bias(), codes.codes(), 0, {}};
+    Learned now{codes.dictionary(), codes.bias(), codes.codes(), 0, {}, {}};
     if (s.unit_columns) make_columns_unit(now.dictionary);
     return now;
   };
@@ -110,17 +110,27 @@ Learned learn_codes(const LabProblem& problem, const MethodSettings& s) {
     refuse_divergence(out.train_loss, step, s);
   }
   Learned last = look();
-  if (!s.on_train) last.codes = optimised_codes(last, problem.x_test, s);
+  if (!s.on_train) last.codes = optimised_codes(last, problem.x_test, s).codes;
   last.train_loss = out.train_loss;
   last.curve = std::move(out.curve);
   return last;
 }
 
+void optimise(const LabProblem& problem, const MethodSettings& s, const Tiles<float>* from,
+              Learned& of) {
+  OptimisedCodes found =
+      optimised_codes(of, scored_samples(problem, s), s, from, &true_codes(problem, s));
+  of.codes = std::move(found.codes);
+  of.code_curve = std::move(found.curve);
+}
+
+template <bool warm>
 Learned learn_sae_then_codes(const LabProblem& problem, const MethodSettings& settings) {
   MethodSettings of_sae = settings;
   of_sae.method = "sae";
   Learned out = learn_sae(problem, of_sae);
-  out.codes = optimised_codes(out, scored_samples(problem, settings), settings);
+  const Tiles<float> of_encoder = out.codes;
+  optimise(problem, settings, warm ? &of_encoder : nullptr, out);
   return out;
 }
 
@@ -147,7 +157,7 @@ Learned learn_kmeans(const LabProblem& problem, const MethodSettings& s) {
 Learned given_dictionary(const LabProblem& problem, const MethodSettings& s) {
   Learned out;
   out.dictionary = problem.dictionary;
-  out.codes = optimised_codes(out, scored_samples(problem, s), s);
+  optimise(problem, s, nullptr, out);
   return out;
 }
 
@@ -162,7 +172,9 @@ std::vector<Method> all_methods() {
       {"prolu", "B9", "a bias that gates without being added", learn_sae},
       {"codes", "C1", "gradient sparse coding", learn_codes},
       {"sae_then_codes", "C3", "an autoencoder's dictionary, codes optimised for it",
-       learn_sae_then_codes},
+       learn_sae_then_codes<false>},
+      {"sae_then_warm_codes", "C3", "the same, from the autoencoder's codes",
+       learn_sae_then_codes<true>},
       {"true_dictionary", "C3", "codes optimised for the true dictionary", given_dictionary},
       {"dl_fista", "C8b", "FISTA and block coordinates in turn", learn_fista},
       {"kmeans", "C9", "one-hot codes", learn_kmeans},
@@ -179,17 +191,27 @@ Learned learn(const LabProblem& problem, const MethodSettings& settings) {
        nearest_name(settings.method, names));
 }
 
-Tiles<float> optimised_codes(const Learned& of, const Tiles<float>& x, const MethodSettings& s,
-                             const Tiles<float>* from) {
+OptimisedCodes optimised_codes(const Learned& of, const Tiles<float>& x, const MethodSettings& s,
+                               const Tiles<float>* from, const Tiles<float>* truth) {
   GradientCodes<float> codes({.width = of.dictionary.rows,
                               .latents = of.dictionary.cols,
                               .lambda = s.lambda,
                               .unit_columns = s.unit_columns},
                              x.samples(), of.dictionary, of.bias);
   if (from != nullptr) codes.start_from(*from);
-  for (int64_t step = 0; step < s.code_steps; ++step)
-    refuse_divergence(codes.step(x, s.code_rate).total, step, s);
-  return codes.codes();
+  OptimisedCodes out;
+  for (int64_t step = 0; step < s.code_steps; ++step) {
+    const bool logged = truth != nullptr && is_logged(s, step);
+    const double mcc = logged ? latent_mcc(*truth, codes.codes()) : 0;
+    const SaeLoss loss = codes.step(x, s.code_rate);
+    refuse_divergence(loss.total, step, s);
+    if (!logged) continue;
+    out.curve["step"].push_back(static_cast<double>(step));
+    out.curve["loss"].push_back(loss.total);
+    out.curve["latent_mcc"].push_back(mcc);
+  }
+  out.codes = codes.codes();
+  return out;
 }
 
 Tiles<float> pursuit_codes(std::string_view name, const Learnt<float>& dictionary,
@@ -252,6 +274,7 @@ nlohmann::ordered_json scores_json(const LabProblem& problem, const MethodSettin
   json["dictionary_mcc"] = dictionary_mcc(problem.dictionary, learned.dictionary);
   json["dictionary_cosine"] = dictionary_cosine(problem.dictionary, learned.dictionary);
   if (!learned.curve.empty()) json["curve"] = learned.curve;
+  if (!learned.code_curve.empty()) json["code_curve"] = learned.code_curve;
   return json;
 }
 

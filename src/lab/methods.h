@@ -40,8 +40,9 @@ nlohmann::ordered_json settings_json(const MethodSettings& settings);
 struct Learned {
   Learnt<float> dictionary, bias;  // [width, latents], [width] or absent
   Tiles<float> codes;
-  double train_loss = 0;                             // of the last step; 0 where there is none
-  std::map<std::string, std::vector<double>> curve;  // "step" and what was scored there
+  double train_loss = 0;  // of the last step; 0 where there is none
+  // "step" and what was scored there: of training, and of codes that are optimised afterwards.
+  std::map<std::string, std::vector<double>> curve, code_curve;
 };
 
 struct Method {
@@ -55,8 +56,14 @@ std::vector<Method> all_methods();
 Learned learn(const LabProblem& problem, const MethodSettings& settings);
 
 // Codes of a given dictionary for x: C3, from exp(-10) or, where `from` is given, from there.
-Tiles<float> optimised_codes(const Learned& of, const Tiles<float>& x,
-                             const MethodSettings& settings, const Tiles<float>* from = nullptr);
+// `truth`: true codes of x that a curve is scored by.
+struct OptimisedCodes {
+  Tiles<float> codes;
+  std::map<std::string, std::vector<double>> curve;  // where settings.log_every and truth are given
+};
+OptimisedCodes optimised_codes(const Learned& of, const Tiles<float>& x,
+                               const MethodSettings& settings, const Tiles<float>* from = nullptr,
+                               const Tiles<float>* truth = nullptr);
 // Codes of x by a row of eval/pursuit.h; atoms of length 0 are never chosen.
 Tiles<float> pursuit_codes(std::string_view pursuit, const Learnt<float>& dictionary,
                            const Tiles<float>& x, int64_t k, double lambda);
