@@ -1,4 +1,4 @@
-foreach(part tiles small_sae gradient_codes dictionary_learning flops scaling_fit)
+foreach(part tiles small_sae column_angles gradient_codes dictionary_learning flops scaling_fit)
   megadict_test(lab_${part}_test SOURCES lab_${part}_test.cpp ROOMS lab LABELS lab)
 endforeach()
 megadict_test(lab_lars_learning_test SOURCES lab_lars_learning_test.cpp ROOMS lab LABELS lab TORCH)

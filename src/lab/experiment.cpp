@@ -177,7 +177,8 @@ std::span<const LabExperiment> all_experiments() {
       connectors_experiment(),     tied_experiment(),
       sparse_weights_experiment(), traditional_experiment(),
       variants_experiment(),       architectures_experiment(),
-      scaling_experiment(),        dead_experiment()};
+      scaling_experiment(),        dead_experiment(),
+      compositions_experiment()};
   return all;
 }
 

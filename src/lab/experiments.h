@@ -26,6 +26,7 @@ LabExperiment variants_experiment();       // A3, L2e
 LabExperiment architectures_experiment();  // L2d
 LabExperiment scaling_experiment();        // K6, L2h
 LabExperiment dead_experiment();           // K1
+LabExperiment compositions_experiment();   // L2f
 
 // E5 on rows of a data set, where one is given.
 std::vector<LabCell> row_frontier_cells(const LabScale& scale);

@@ -14,7 +14,7 @@ namespace megadict {
 namespace {
 
 constexpr uint64_t kSeed = 20250102;
-constexpr int64_t kLatents[] = {128, 256, 512, 1024, 2048};
+constexpr int64_t kLatents[] = {64, 128, 256, 512, 1024, 2048};
 constexpr int64_t kUnit = 256;  // a budget is what so many latents train on in its steps
 constexpr int64_t kBatch = 2048;
 constexpr int64_t kDraws = 200;

@@ -131,6 +131,15 @@ def test_pursuits_stand_beside_a_deep_encoder_not_behind_a_deep_decoder(megadict
             assert "model.decoder = deep" in done.stderr
 
 
+def test_rows_in_front_of_a_deep_decoders_layer_are_compared_with_nothing(megadict_bin, data, tmp_path):
+    folder = tmp_path / "run"
+    train(megadict_bin, data, folder, "linear_deep")
+    for words in (["eval", "--run.dir", folder, "--data.path", data, "--eval.truth", data], ["compare", folder, folder]):
+        done = run(megadict_bin, words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stdout + done.stderr
+        assert "no directions of the data" in done.stderr
+
+
 @pytest.mark.parametrize(("fields", "said"), [
     ({"model.encoder": "mlp"}, "as 1024 or 256,256"),
     ({"model.encoder": "mlp", "model.hidden": "40,,3"}, "widths from 1 to"),
@@ -147,6 +156,7 @@ def test_pursuits_stand_beside_a_deep_encoder_not_behind_a_deep_decoder(megadict
     ({"model.decoder": "deep", "dead.auxk_alpha": "0.1"}, "dead.auxk_alpha = 0.1"),
     ({"model.decoder": "deep", "dead.resample_steps": "every:20"}, "dead.resample_steps"),
     ({"optim.hidden_decay": "2"}, "optim.hidden_decay"),
+    ({"model.decoder": "deep", "eval.truth": "truth"}, "eval.truth"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(megadict_bin, data, tmp_path, fields, said):
     words = train_words(data, tmp_path / "run")

@@ -32,6 +32,22 @@ def test_any_number_of_ranks_gives_the_same(megadict_bin, tmp_path, name):
         assert numbers(tmp_path / str(ranks), f"{name}_quick") == numbers(tmp_path / "one", f"{name}_quick")
 
 
+def test_planted_compositions_give_the_same_on_any_number_of_ranks(megadict_bin, tmp_path):
+    for ranks in (1, 4):
+        lab(megadict_bin, tmp_path / str(ranks), "compositions", "--quick", "--steps", "40", ranks=ranks)
+    found, table = numbers(tmp_path / "1", "compositions_quick")
+    assert (found, table) == numbers(tmp_path / "4", "compositions_quick")
+    assert len(found) == 15 and {row["verdict"] for row in table} <= {"-", "holds", "DOES NOT HOLD"}
+
+
+def test_codes_from_a_warm_start_are_ahead_at_first(megadict_bin, tmp_path):
+    lab(megadict_bin, tmp_path, "known_dictionary", "--quick", "--seeds", "1", "--samples", "256", "--steps", "1000")
+    curves = {group: cell["code_curve"] for group, _, _, cell in numbers(tmp_path, "known_dictionary_quick")[0]
+              if "code_curve" in cell}
+    assert curves["ito"]["step"] == curves["ito_warm"]["step"] == [0, 250, 500, 750]
+    assert curves["ito_warm"]["loss"][0] < curves["ito"]["loss"][0]
+
+
 def test_a_run_goes_on_at_its_finished_cells(megadict_bin, tmp_path):
     lab(megadict_bin, tmp_path, "pursuits", *SMALL)
     before = numbers(tmp_path, "pursuits")
@@ -54,7 +70,9 @@ def test_list_names_what_run_takes(megadict_bin):
 @pytest.mark.parametrize(("words", "part"), [
     (["unknwon"], "did you mean 'unknown'?"), (["unknown", "--latents", "0"], "latents = 0"),
     (["unknown", "--width", "0"], "width = 0"), (["unknown", "--k", "40"], "k = 40 active of 16 latents"),
-    (["unknown", "--samples", "100"], "a multiple of 32"), ([], "NAME"), (["unknown", "--out", "/dev/null/x"], "/dev/null"),
+    (["unknown", "--samples", "100"], "a multiple of 32"), (["unknown", "--quick", "--full"], "exclude each other"),
+    (["compositions", "--latents", "8"], "compositions has a problem of its own"),
+    ([], "NAME"), (["unknown", "--out", "/dev/null/x"], "/dev/null"),
 ])  # fmt: skip
 def test_refusals(megadict_bin, tmp_path, words, part):
     more = [] if "--out" in words else ["--out", tmp_path / "out"]
@@ -87,14 +105,14 @@ def acts(megadict_bin, tmp_path_factory):
     return synth(megadict_bin, tmp_path_factory.mktemp("lab") / "acts", rows=4000)
 
 
-@pytest.mark.parametrize("name", ["depth", "frontier"])
-def test_rows_of_activations_give_the_same_on_any_number_of_ranks(megadict_bin, tmp_path, acts, name):
+@pytest.mark.parametrize(("name", "least"), [("depth", 15), ("frontier", 15), ("scaling", 20), ("dead", 3)])
+def test_rows_of_activations_give_the_same_on_any_number_of_ranks(megadict_bin, tmp_path, acts, name, least):
     words = [name, "--quick", "--data.path", acts, "--steps", "3", "--latents", "40"]
     lab(megadict_bin, tmp_path / "one", *words)
     lab(megadict_bin, tmp_path / "three", *words, ranks=3)
     assert numbers(tmp_path / "three", f"{name}_rows_quick") == numbers(tmp_path / "one", f"{name}_rows_quick")
     cells, table = numbers(tmp_path / "one", f"{name}_rows_quick")
-    assert len(cells) >= 15 and all(0 < cell[3]["fvu"] for cell in cells) and len(table) > len(cells)
+    assert len(cells) >= least and all(0 < cell[3]["fvu"] for cell in cells) and len(table) >= len(cells)
 
 
 @pytest.mark.parametrize(("words", "code", "part"), [
