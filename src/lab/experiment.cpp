@@ -178,7 +178,7 @@ std::span<const LabExperiment> all_experiments() {
       sparse_weights_experiment(), traditional_experiment(),
       variants_experiment(),       architectures_experiment(),
       scaling_experiment(),        dead_experiment(),
-      compositions_experiment()};
+      compositions_experiment(),   headline_experiment()};
   return all;
 }
 

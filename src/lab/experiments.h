@@ -27,6 +27,7 @@ LabExperiment architectures_experiment();  // L2d
 LabExperiment scaling_experiment();        // K6, L2h
 LabExperiment dead_experiment();           // K1
 LabExperiment compositions_experiment();   // L2f
+LabExperiment headline_experiment();       // every method's quality against its cost
 
 // E5 on rows of a data set, where one is given.
 std::vector<LabCell> row_frontier_cells(const LabScale& scale);

@@ -12,6 +12,7 @@
 #include "lab/code_rules.h"
 #include "lab/dictionary_learning.h"
 #include "lab/gradient_codes.h"
+#include "lab/imitation.h"
 #include "lab/scores.h"
 
 namespace megadict {
@@ -177,6 +178,7 @@ std::vector<Method> all_methods() {
        learn_sae_then_codes<true>},
       {"true_dictionary", "C3", "codes optimised for the true dictionary", given_dictionary},
       {"dl_fista", "C8b", "FISTA and block coordinates in turn", learn_fista},
+      {"imitation", "", "an encoder trained on FISTA's codes", learn_imitation},
       {"kmeans", "C9", "one-hot codes", learn_kmeans},
   };
 }

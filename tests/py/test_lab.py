@@ -24,6 +24,7 @@ def numbers(out, name):
 
 @pytest.mark.parametrize("name", [
     "known_codes", "known_dictionary", "pursuits", "bias", "topk_codes", "resampling", "traditional", "architectures",
+    "headline",
 ])  # fmt: skip
 def test_any_number_of_ranks_gives_the_same(megadict_bin, tmp_path, name):
     lab(megadict_bin, tmp_path / "one", name, "--quick", *SMALL)
