@@ -104,8 +104,8 @@ void check_inputs(Communicator& world, const Chosen& chosen, bool named) {
   });
 }
 
-// The experiments that can be run. Of `all` those are left out, and said to be, whose data nobody
-// named and that are not found.
+// The experiments that can be run. Of `all` those are left out, and said to be, that are not of the
+// problem that is asked for, or whose data nobody named and that are not found.
 std::vector<Chosen> choose(Communicator& world, const std::vector<LabExperiment>& experiments,
                            const LabScale& scale) {
   const bool named = experiments.size() == 1;
@@ -118,7 +118,9 @@ std::vector<Chosen> choose(Communicator& world, const std::vector<LabExperiment>
     } catch (const Error& error) {
       const bool given =
           experiment.rows == LabRows::always ? !scale.data_path.empty() : !scale.mnist.empty();
-      if (named || given) throw;
+      // Numbers of another problem than this one's: the others may still have it.
+      const bool fits = error.code() != ExitCode::usage;
+      if (named || (given && fits)) throw;
       say(fmt::format("{}: not run: {} ({})", experiment.name, error.what(), error.hint()));
       continue;
     }

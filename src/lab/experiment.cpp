@@ -88,6 +88,7 @@ LabRow LabResults::row(const std::string& what, std::string_view group, std::str
   row.ours = mean;
   row.spread = std::sqrt(squares / static_cast<double>(found.size()));
   row.runs = static_cast<int64_t>(found.size());
+  row.is_time = key.starts_with("time_");
   return row;
 }
 
@@ -136,6 +137,7 @@ nlohmann::ordered_json table_json(const std::vector<LabRow>& rows) {
     one["runs"] = row.runs;
     one["band"] = band_text(row.band);
     one["verdict"] = kVerdicts[static_cast<size_t>(row.verdict())];
+    if (row.is_time) one["time"] = true;
     if (!row.note.empty()) one["note"] = row.note;
     json.push_back(one);
   }

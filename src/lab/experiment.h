@@ -71,7 +71,8 @@ struct LabRow {
   int64_t runs = 0;
   std::optional<Band> band;
   std::string note = "";
-  bool claim = false;  // the band is what somebody asserted, not a number with room around it
+  bool is_time = false;  // measured: another one in every run
+  bool claim = false;    // the band is what somebody asserted, not a number with room around it
 
   Verdict verdict() const;
 };

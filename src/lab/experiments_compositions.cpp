@@ -173,10 +173,13 @@ std::string group_of(double single, double lambda, double angle) {
   return fmt::format("q{:g}_lambda{:g}_mu{:g}", single, lambda, angle);
 }
 
-std::vector<LabCell> composition_cells(const LabScale& scale) {
+void refuse_other_problems(const LabScale& scale) {
   if (scale.latents + scale.width + scale.k + scale.samples > 0 || scale.zipf > 0)
-    fail_agreed(ExitCode::usage, "compositions has a problem of its own",
-                "--steps, --rate, --lambda, --seeds");
+    fail(ExitCode::usage, "compositions has a problem of its own",
+         "--steps, --rate, --lambda, --seeds");
+}
+
+std::vector<LabCell> composition_cells(const LabScale& scale) {
   std::vector<LabCell> cells;
   for (const double single : kSingles)
     for (const double lambda : kLambdas)
@@ -241,8 +244,12 @@ std::vector<LabRow> composition_table(const LabResults& r) {
 }  // namespace
 
 LabExperiment compositions_experiment() {
-  return {"compositions", "L2f", "samples of two atoms at once: are atoms found, or their sums?",
-          composition_cells, composition_table};
+  return {"compositions",
+          "L2f",
+          "samples of two atoms at once: are atoms found, or their sums?",
+          composition_cells,
+          composition_table,
+          refuse_other_problems};
 }
 
 }  // namespace megadict
