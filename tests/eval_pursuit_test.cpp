@@ -124,8 +124,40 @@ TEST(Lasso, GrownFromTwoCandidatesItIsThatOfAllAtoms) {
 
 TEST(Lasso, NothingAboveLambdaGivesNothing) {
   const Given given = random_problem(10, 16, 8, 7);
-  for (const char* name : {"lars", "fista"})
+  for (const char* name : {"lars", "fista", "lca", "lca_ista"})
     EXPECT_EQ(run(name, given, {.lambda = 100}).abs().sum().item<double>(), 0);
+}
+
+double lasso(const Given& given, const at::Tensor& codes, double lambda) {
+  return squared_error(given, codes) / 2 + lambda * codes.sum().item<double>();
+}
+
+TEST(Lca, ComesNearTheLassosObjective) {
+  const Given given = random_problem(64, 16, 8, 5);
+  for (const double lambda : {0.01, 0.1}) {
+    const PursuitSettings settings{.lambda = lambda, .iterations = 20000};
+    const double least = lasso(given, run("fista", given, settings), lambda);
+    EXPECT_LT(lasso(given, run("lca", given, settings), lambda), 1.02 * least) << lambda;
+    EXPECT_LT(lasso(given, run("lca_sum", given, settings), lambda), 1.005 * least) << lambda;
+    PursuitSettings longer = settings;
+    longer.lca.iterations = 20000;
+    EXPECT_NEAR(lasso(given, run("lca_ista", given, longer), lambda), least, 1e-4 * least);
+  }
+}
+
+// Fewer atoms at first allow longer steps: no further from the lasso than with all of them.
+TEST(Lca, GrownFromTwoCandidatesItIsNoWorseThanFromAll) {
+  const Given given = random_problem(50, 200, 16, 6);
+  PursuitSettings settings{.lambda = 0.05, .iterations = 20000, .candidates = 200};
+  const double least = lasso(given, run("fista", given, settings), settings.lambda);
+  for (const char* name : {"lca", "lca_sum", "lca_ista"}) {
+    settings.candidates = 200;
+    const double all = lasso(given, run(name, given, settings), settings.lambda);
+    settings.candidates = 2;
+    const double grown = lasso(given, run(name, given, settings), settings.lambda);
+    EXPECT_GT(grown, least * (1 - 1e-4)) << name;
+    EXPECT_LT(grown, all * (1 + 1e-3)) << name;
+  }
 }
 
 Codes given_codes(const at::Tensor& support_bn) {

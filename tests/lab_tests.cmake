@@ -2,6 +2,7 @@ foreach(part tiles small_sae column_angles gradient_codes dictionary_learning fl
   megadict_test(lab_${part}_test SOURCES lab_${part}_test.cpp ROOMS lab LABELS lab)
 endforeach()
 megadict_test(lab_lars_learning_test SOURCES lab_lars_learning_test.cpp ROOMS lab LABELS lab TORCH)
+megadict_test(lab_lca_test SOURCES lab_lca_test.cpp ROOMS lab LABELS lab TORCH)
 megadict_test(lab_problem_test SOURCES lab_problem_test.cpp ROOMS lab LABELS lab TORCH)
 megadict_test(lab_network_test SOURCES lab_network_test.cpp ROOMS lab LABELS lab TORCH)
 megadict_test(lab_run_test SOURCES lab_run_test.cpp ROOMS lab RANKS 1 2 3 4 6 LABELS lab TORCH)

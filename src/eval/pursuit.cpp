@@ -51,7 +51,7 @@ Codes codes_of(const std::vector<RowCode>& rows, int64_t atoms) {
 
 namespace {
 
-constexpr std::array<Pursuit, 7> kPursuits = {{
+constexpr std::array<Pursuit, 10> kPursuits = {{
     {"mp", "C4", "matching pursuit: the best atom's share, again and again", PursuitTakes::k,
      matching_pursuit},
     {"gp", "C5", "gradient pursuit: a step along the gradient of the atoms found", PursuitTakes::k,
@@ -59,6 +59,12 @@ constexpr std::array<Pursuit, 7> kPursuits = {{
     {"omp", "C6", "orthogonal matching pursuit: least squares on the atoms found", PursuitTakes::k,
      orthogonal_pursuit},
     {"fista", "C7", "lasso by accelerated proximal gradient steps", PursuitTakes::lambda, fista},
+    {"lca", "B11", "lasso by thresholded gradient steps, each as long as helps its row",
+     PursuitTakes::lambda, lca},
+    {"lca_sum", "B11", "lca whose steps are chosen by the lasso itself, not by means",
+     PursuitTakes::lambda, lca_sum},
+    {"lca_ista", "B11", "lca with clipped states and one step: proximal gradient steps",
+     PursuitTakes::lambda, lca_ista},
     {"lars", "C7", "lasso by least-angle regression, with drops", PursuitTakes::lambda, lars},
     {"lars_refit", "C7", "non-negative least squares on the atoms that lars takes",
      PursuitTakes::lambda, lars_refit},

@@ -3,7 +3,8 @@
 // those of the atoms and their negatives. A row's codes do not depend on the other rows.
 //
 // Items: C4 matching pursuit, C5 gradient pursuit, C6 orthogonal matching pursuit, C7 FISTA (Beck
-// and Teboulle 2009) and LARS (Efron et al. 2004) for min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0.
+// and Teboulle 2009) and LARS (Efron et al. 2004) for min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0;
+// B11 LCA (Rozell et al. 2008) for the same.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,6 +16,16 @@
 
 namespace megadict {
 
+// B11. A row begins with u = 0 and step 1 / (number of atoms); codes are a = max(u, 0). Each time
+// half and twice the step are tried along the gradient of the lasso, and the one with the smaller J
+// stays: mean (x - D a)^2 + lambda mean a, or the lasso itself.
+struct LcaSettings {
+  int64_t iterations = 300;  // at most, ...
+  double fall = 1e-6;        // ... of a batch (lab/lca.h) it ends where no row's J falls by as much
+  bool sum_j = false;        // J = 1/2 |x - D a|^2 + lambda sum a
+  bool ista = false;         // u becomes a after each step, and the step stays: 1 / eigenvalue
+};
+
 struct PursuitSettings {
   int64_t k = 32;             // mp, gp, omp: rounds, so the most that are active
   double lambda = 0.05;       // fista, lars: of the sum over a row's entries
@@ -23,8 +34,9 @@ struct PursuitSettings {
   // fista: momentum begins anew where it points uphill (O'Donoghue and Candes 2015, eq 12).
   bool restart = false;
   bool persistent_mask = true;  // gp: atoms whose code was clipped to 0 stay in the mask
-  // fista, lars: atoms a row is solved with at first; those that then would join are added until
-  // there are none, so the answer is that of all atoms.
+  LcaSettings lca = {};
+  // fista, lars, lca: atoms a row is solved with at first; those that then would join are added
+  // until there are none, so the answer is that of all atoms.
   int64_t candidates = 256;
 };
 

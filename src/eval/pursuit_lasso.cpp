@@ -1,68 +1,23 @@
-// The lasso min 1/2 |x - D s|^2 + lambda |s|_1, s >= 0, row by row on a small set of atoms that
-// grows until no other atom would join: then the optimality conditions hold for all of them.
+// FISTA and LARS on a row's few atoms (small_lasso.h), and values refitted on given ones.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <limits>
-#include <numeric>
 
-#include "base/clones.h"
 #include "base/error.h"
 #include "eval/pursuit_rows.h"
-#include "kernels/kernel_set.h"
-#include "kernels/vector_ops.h"
+#include "eval/small_lasso.h"
 
 namespace megadict {
 
 namespace {
 
-// A lasso of few atoms: their products with each other and with the row.
-struct SmallLasso {
-  size_t n = 0;
-  std::vector<double> gram, product;  // [n, n], [n]
-  double lambda = 0;
-  int64_t iterations = 0;
-  double still = 0;
-  bool restart = false;
-  std::vector<double> start;  // codes to begin with, [n]
-};
-
-using Solve = std::vector<double> (*)(const SmallLasso&);
-
 double entry(const SmallLasso& lasso, size_t i, size_t j) {
   return lasso.gram[i * lasso.n + j];
 }
 
-// y += factor * x: whole rows of the products, so that the sums run over independent lanes.
-MEGADICT_CLONES void add_row(double* y, double factor, const double* x, size_t n) {
-  for (size_t i = 0; i < n; ++i) y[i] += factor * x[i];
-}
-
-// The products times v, which is mostly 0, added to `out`.
-void add_product(const SmallLasso& lasso, const std::vector<double>& v, std::vector<double>& out) {
-  for (size_t j = 0; j < lasso.n; ++j)
-    if (v[j] != 0) add_row(out.data(), v[j], lasso.gram.data() + j * lasso.n, lasso.n);
-}
-
-// The largest eigenvalue of the products, from below.
-double largest_eigenvalue(const SmallLasso& lasso) {
-  constexpr int kSteps = 100;
-  std::vector<double> v(lasso.n, 1 / std::sqrt(static_cast<double>(lasso.n))), next(lasso.n);
-  double norm = 0;
-  for (int step = 0; step < kSteps; ++step) {
-    std::fill(next.begin(), next.end(), 0);
-    add_product(lasso, v, next);
-    norm = std::sqrt(std::inner_product(next.begin(), next.end(), next.begin(), 0.0));
-    if (norm == 0) return 0;
-    for (size_t i = 0; i < lasso.n; ++i) v[i] = next[i] / norm;
-  }
-  return norm;
-}
-
-std::vector<double> solve_fista(const SmallLasso& lasso) {
+LassoSolution solve_fista(const SmallLasso& lasso) {
   constexpr double kMargin = 1.01;
   const double step = 1 / (kMargin * std::max(largest_eigenvalue(lasso), kPursuitGuard));
   std::vector<double> s = lasso.start, y = s, gradient(lasso.n);
@@ -86,7 +41,7 @@ std::vector<double> solve_fista(const SmallLasso& lasso) {
     }
     if (moved < lasso.still) break;
   }
-  return s;
+  return {s, {}};
 }
 
 // (G_AA)^-1 1 by Gaussian elimination with pivots. False where G_AA is singular.
@@ -120,13 +75,13 @@ bool equiangular(const SmallLasso& lasso, const std::vector<size_t>& active,
 // From the largest correlation down to lambda: the active codes move together so that all active
 // correlations stay the largest; an atom joins when its own comes up to them, and leaves when its
 // code comes to 0.
-std::vector<double> solve_lars(const SmallLasso& lasso) {
+LassoSolution solve_lars(const SmallLasso& lasso) {
   std::vector<double> s(lasso.n), c = lasso.product;
   std::vector<size_t> active;
   std::vector<bool> is_active(lasso.n, false), is_dependent(lasso.n, false);
   size_t left = lasso.n;  // the atom that left in the step before; it may not come back in this one
   const auto first = std::max_element(c.begin(), c.end());
-  if (first == c.end() || *first <= lasso.lambda) return s;
+  if (first == c.end() || *first <= lasso.lambda) return {s, {}};
   double level = *first;
   active.push_back(static_cast<size_t>(first - c.begin()));
   is_active[active[0]] = true;
@@ -162,7 +117,7 @@ std::vector<double> solve_lars(const SmallLasso& lasso) {
       s[left] = 0;
       is_active[left] = false;
       active.erase(active.begin() + static_cast<std::ptrdiff_t>(leaves));
-      if (active.empty()) return s;
+      if (active.empty()) return {s, {}};
     } else if (joins < lasso.n) {
       is_active[joins] = true;
       active.push_back(joins);
@@ -171,97 +126,17 @@ std::vector<double> solve_lars(const SmallLasso& lasso) {
     }
   }
   for (double& value : s) value = std::max(0.0, value);
-  return s;
-}
-
-// A row's candidates and its codes of them.
-struct LassoRow {
-  RowCode code;
-  bool grows = true;  // atoms have joined since it was solved
-};
-
-SmallLasso small_lasso(const PursuitArgs& args, int64_t r, const RowCode& code) {
-  const int64_t d = args.x_bd.size(1);
-  const float* x = args.x_bd.const_data_ptr<float>() + r * d;
-  const auto* atoms = args.atoms_nd.const_data_ptr<float>();
-  SmallLasso lasso;
-  lasso.n = code.atom.size();
-  lasso.lambda = args.settings.lambda;
-  lasso.iterations = args.settings.iterations;
-  lasso.still = args.settings.still;
-  lasso.restart = args.settings.restart;
-  lasso.start = code.value;
-  lasso.gram.resize(lasso.n * lasso.n);
-  for (size_t i = 0; i < lasso.n; ++i) {
-    const float* atom = atoms + code.atom[i] * d;
-    lasso.product.push_back(dot(atom, x, d));
-    for (size_t j = 0; j <= i; ++j)
-      lasso.gram[i * lasso.n + j] = lasso.gram[j * lasso.n + i] =
-          dot(atom, atoms + code.atom[j] * d, d);
-  }
-  return lasso;
-}
-
-void solve_row(const PursuitArgs& args, Solve solve, int64_t r, LassoRow& row, float* residual) {
-  const int64_t d = args.x_bd.size(1);
-  row.code.value = solve(small_lasso(args, r, row.code));
-  row.grows = false;
-  write_residual(args.x_bd.const_data_ptr<float>() + r * d, row.code,
-                 args.atoms_nd.const_data_ptr<float>(), d, residual);
-}
-
-// The atoms most correlated with what is left, where they would still lower the objective.
-bool add_joining(LassoRow& row, const int32_t* atom, const float* value, int64_t width,
-                 double least) {
-  for (int64_t c = 0; c < width && value[c] > least; ++c) {
-    if (std::find(row.code.atom.begin(), row.code.atom.end(), atom[c]) != row.code.atom.end())
-      continue;
-    row.code.atom.push_back(atom[c]);
-    row.code.value.push_back(0);
-    row.grows = true;
-  }
-  return row.grows;
-}
-
-Codes solve_all(const PursuitArgs& args, Solve solve) {
-  constexpr double kTolerance = 1e-5;  // of fp32 correlations, relative to lambda
-  const int64_t rows = args.x_bd.size(0), d = args.x_bd.size(1), n = args.atoms_nd.size(0);
-  const at::Tensor bias = at::zeros({n}, args.x_bd.options());
-  at::Tensor residual_bd = args.x_bd.clone();
-  std::vector<LassoRow> all(static_cast<size_t>(rows));
-  double least = args.settings.lambda;
-  for (bool is_open = true; is_open;) {
-    is_open = false;
-    const Candidates best =
-        kernels_for(residual_bd)
-            .topk({residual_bd, args.atoms_nd, bias}, std::min(args.settings.candidates, n));
-    const int64_t width = best.value.size(1);
-    for (int64_t r = 0; r < rows; ++r)
-      is_open |= add_joining(all[static_cast<size_t>(r)],
-                             best.latent.const_data_ptr<int32_t>() + r * width,
-                             best.value.const_data_ptr<float>() + r * width, width, least);
-    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        LassoRow& row = all[static_cast<size_t>(r)];
-        if (row.grows)
-          solve_row(args, solve, r, row, residual_bd.mutable_data_ptr<float>() + r * d);
-      }
-    });
-    least = args.settings.lambda * (1 + kTolerance) + kTolerance * kTolerance;
-  }
-  std::vector<RowCode> codes;
-  for (LassoRow& row : all) codes.push_back(std::move(row.code));
-  return codes_of(codes, n);
+  return {s, {}};
 }
 
 }  // namespace
 
 Codes fista(const PursuitArgs& args) {
-  return solve_all(args, solve_fista);
+  return solve_lassos(args, solve_fista);
 }
 
 Codes lars(const PursuitArgs& args) {
-  return solve_all(args, solve_lars);
+  return solve_lassos(args, solve_lars);
 }
 
 // Without the shrinkage that lambda asks of the codes.
@@ -285,7 +160,7 @@ Codes refit(const PursuitArgs& args) {
       RowCode& code = codes[static_cast<size_t>(r)];
       code.atom.assign(atom + start[r], atom + start[r + 1]);
       code.value.assign(code.atom.size(), 0);
-      code.value = solve_lars(small_lasso(free, r, code));
+      code.value = solve_lars(small_lasso(free, r, code)).codes;
     }
   });
   return codes_of(codes, args.atoms_nd.size(0));

@@ -6,6 +6,7 @@
 #include "lab/cells.h"
 #include "lab/dictionary_learning.h"
 #include "lab/experiments.h"
+#include "lab/lca.h"
 #include "lab/scores.h"
 
 namespace megadict {
@@ -48,6 +49,21 @@ std::vector<Row> unknown_rows(const LabData& data, bool quick) {
   return rows;
 }
 
+// B11: batches of 128 samples, so that 8 steps see each once.
+std::vector<Row> lca_rows(const LabData& data, bool quick) {
+  MethodSettings held = {.method = "dl_lca",
+                         .latents = data.options.n_latents,
+                         .k = data.options.k,
+                         .lambda = .1,
+                         .rate = 3e-3,
+                         .steps = quick ? 500 : 4000,
+                         .inner = 300};
+  MethodSettings loop = held;
+  loop.method = "dl_lca_loop";
+  loop.inner = 25;  // through 300 the gradient grows until fp32 cannot hold it
+  return {{"dl_lca", held, true, quick ? 3.0 : 25}, {"dl_lca_loop", loop, true, quick ? 6.0 : 50}};
+}
+
 std::vector<LabCell> unknown_cells(const LabScale& scale) {
   const int64_t seeds = seeds_of(scale, scale.quick ? 3 : 5);
   const LabData data = data_of(scale, kBase);
@@ -56,6 +72,11 @@ std::vector<LabCell> unknown_cells(const LabScale& scale) {
     MethodSettings settings = apply(scale, row.settings);
     settings.lambda = row.settings.method == "dl_fista" ? row.settings.lambda : settings.lambda;
     add_cells(cells, row.group, data, settings, scale.quick && row.few ? 1 : seeds, row.cost_s);
+  }
+  for (const Row& row : lca_rows(data, scale.quick)) {
+    MethodSettings settings = apply(scale, row.settings);
+    settings.lambda = row.settings.lambda;
+    add_cells(cells, row.group, data, settings, scale.quick ? 1 : seeds, row.cost_s);
   }
   return cells;
 }
@@ -111,6 +132,10 @@ std::vector<LabRow> unknown_table(const LabResults& r) {
       r.row("MLP 256, test loss", "mlp256", "loss", ".00226", Band{.00192, .00260}),
       r.row("DL-FISTA, latent MCC (C8b)", "dl_fista", "latent_mcc", "", Band{.85}),
       r.row("DL-FISTA, dictionary MCC", "dl_fista", "dictionary_mcc", "", Band{.95}),
+      r.row("DL-LCA, latent MCC (B11)", "dl_lca", "latent_mcc", ""),
+      r.row("DL-LCA, dictionary MCC", "dl_lca", "dictionary_mcc", ""),
+      r.row("DL-LCA through its steps, latent MCC", "dl_lca_loop", "latent_mcc", ""),
+      r.row("DL-LCA through its steps, dictionary MCC", "dl_lca_loop", "dictionary_mcc", ""),
       r.row("TopK, latent MCC (B6)", "topk", "latent_mcc", "", Band{.58, .75}),
       r.row("TopK, dictionary MCC", "topk", "dictionary_mcc", ""),
       r.row("one-hot codes, latent MCC (C9)", "kmeans", "latent_mcc", ""),
@@ -136,16 +161,40 @@ nlohmann::ordered_json pursuit_numbers(const LabProblem& problem, int64_t k) {
   return json;
 }
 
+// LCA's codes after 300 steps at most, and by what share its lasso is above FISTA's.
+nlohmann::ordered_json lca_numbers(const LabProblem& problem) {
+  nlohmann::ordered_json json;
+  for (const double lambda : {.01, .05, .1}) {
+    Tiles<float> best, codes;
+    run_fista(problem.dictionary, problem.x_test, lambda, 1000, best);
+    const double least = lasso_objective(problem.dictionary, problem.x_test, lambda, best);
+    for (const bool sum_j : {false, true}) {
+      run_lca(problem.dictionary, problem.x_test, lambda, {.sum_j = sum_j}, codes);
+      const std::string name = fmt::format("lca{}_{}", sum_j ? "_sum" : "", lambda);
+      json[name] = latent_mcc(problem.s_test, codes);
+      json[name + "_above"] =
+          lasso_objective(problem.dictionary, problem.x_test, lambda, codes) / least - 1;
+    }
+  }
+  return json;
+}
+
 std::vector<LabCell> pursuit_cells(const LabScale& scale) {
   const LabData data = data_of(scale, kBase);
   std::vector<LabCell> cells;
-  for (int64_t seed = 0; seed < seeds_of(scale, 6); ++seed)
+  for (int64_t seed = 0; seed < seeds_of(scale, 6); ++seed) {
     cells.push_back(
         {.group = "pursuits",
          .seed = seed,
          .cost_s = 1,
          .settings = {{"data", data_json(data, seed)}},
          .run = [=] { return pursuit_numbers(problem_of(data, seed), data.options.k); }});
+    cells.push_back({.group = "lca",
+                     .seed = seed,
+                     .cost_s = 1,
+                     .settings = {{"data", data_json(data, seed)}, {"lca_iterations", 300}},
+                     .run = [=] { return lca_numbers(problem_of(data, seed)); }});
+  }
   return cells;
 }
 
@@ -162,19 +211,27 @@ std::vector<LabRow> pursuit_table(const LabResults& r) {
           r.row("FISTA, lambda .05", g, "fista_0.05", "", Band{.966, .994}),
           r.row("FISTA, lambda .1", g, "fista_0.1", "", Band{.952, .983}),
           r.row("LARS, lambda .05", g, "lars_0.05", "", Band{.966, .994}),
+          r.row("LCA, lambda .01 (B11)", "lca", "lca_0.01", ""),
+          r.row("LCA, lambda .05", "lca", "lca_0.05", ""),
+          r.row("LCA, lambda .1", "lca", "lca_0.1", ""),
+          r.row("LCA's lasso above FISTA's, lambda .01", "lca", "lca_0.01_above", ".013",
+                Band{-1e-4, .02}),
+          r.row("  lambda .1", "lca", "lca_0.1_above", ".013", Band{-1e-4, .02}),
+          r.row("  sum-J, lambda .01", "lca", "lca_sum_0.01_above", ".003", Band{-1e-4, .005}),
+          r.row("  sum-J, lambda .1", "lca", "lca_sum_0.1_above", ".003", Band{-1e-4, .005}),
           r.row("runs with MP < GP < OMP < FISTA(.01)", g, "in_order", "1", Band{1, 1})};
 }
 
 }  // namespace
 
 LabExperiment unknown_experiment() {
-  return {"unknown", "E3, C8b, C9, B6", "neither codes nor dictionary known (Fig 4)", unknown_cells,
-          unknown_table};
+  return {"unknown", "E3, C8b, C9, B6, B11", "neither codes nor dictionary known (Fig 4)",
+          unknown_cells, unknown_table};
 }
 
 LabExperiment pursuits_experiment() {
-  return {"pursuits", "C4, C5, C6, C7", "codes of the true dictionary by pursuits and the lasso",
-          pursuit_cells, pursuit_table};
+  return {"pursuits", "C4, C5, C6, C7, B11",
+          "codes of the true dictionary by pursuits and the lasso", pursuit_cells, pursuit_table};
 }
 
 }  // namespace megadict

@@ -13,6 +13,7 @@
 #include "lab/dictionary_learning.h"
 #include "lab/gradient_codes.h"
 #include "lab/imitation.h"
+#include "lab/lca.h"
 #include "lab/scores.h"
 
 namespace megadict {
@@ -147,6 +148,24 @@ Learned learn_fista(const LabProblem& problem, const MethodSettings& s) {
   return out;
 }
 
+Learned learn_lca(const LabProblem& problem, const MethodSettings& s) {
+  const LcaSettings lca{.iterations = s.inner};
+  Learned out;
+  std::vector<double> losses;
+  out.dictionary = learn_by_lca(problem.x_train,
+                                {.latents = s.latents,
+                                 .steps = s.steps,
+                                 .rate = s.rate,
+                                 .lambda = s.lambda,
+                                 .lca = lca,
+                                 .whole_loop = s.method == "dl_lca_loop",
+                                 .seed = s.seed},
+                                &losses);
+  out.train_loss = losses.empty() ? 0 : losses.back();
+  run_lca(out.dictionary, scored_samples(problem, s), s.lambda, lca, out.codes);
+  return out;
+}
+
 Learned learn_kmeans(const LabProblem& problem, const MethodSettings& s) {
   Learned out;
   out.dictionary = learn_by_kmeans(problem.x_train, s.latents, s.seed).centres;
@@ -179,6 +198,8 @@ std::vector<Method> all_methods() {
       {"true_dictionary", "C3", "codes optimised for the true dictionary", given_dictionary},
       {"dl_fista", "C8b", "FISTA and block coordinates in turn", learn_fista},
       {"imitation", "", "an encoder trained on FISTA's codes", learn_imitation},
+      {"dl_lca", "B11", "LCA, and Adam on D for the codes as they are", learn_lca},
+      {"dl_lca_loop", "B11", "LCA, and Adam on D through all of its steps", learn_lca},
       {"kmeans", "C9", "one-hot codes", learn_kmeans},
   };
 }

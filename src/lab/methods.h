@@ -19,7 +19,7 @@ struct MethodSettings {
   int64_t latents = 16;
   std::vector<int64_t> hidden = {};  // of the encoder (B3)
   int64_t k = 3;                     // topk, pursuits
-  double lambda = 0.01;              // of the synthetic loss; dl_fista: of the lasso (lambda_F)
+  double lambda = 0.01;  // of the synthetic loss; dl_fista, dl_lca: of the lasso (lambda_F)
   double rate = 1e-3;
   double beta1 = 0.9;
   int64_t steps = 20000;
@@ -29,7 +29,7 @@ struct MethodSettings {
   bool on_train = false;          // codes of the training half (E6)
   int64_t code_steps = 10000;     // of codes that are optimised for the test half (C1, C3)
   double code_rate = 3e-3;
-  int64_t rounds = 200, inner = 30;  // dl_fista
+  int64_t rounds = 200, inner = 30;  // dl_fista; dl_lca: inner alone
   uint64_t seed = 0;
   int64_t log_every = 0;  // steps between two points of the curve; 0 = none
 };

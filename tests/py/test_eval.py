@@ -66,7 +66,7 @@ def test_every_mesh_prints_the_same(megadict_bin, place):
                 assert got[name] == value, name
 
 
-METHODS = ["mp", "gp", "omp", "fista", "lars", "lars_refit", "refit"]
+METHODS = ["mp", "gp", "omp", "fista", "lca", "lars", "lars_refit", "refit"]
 
 
 def test_inference_is_the_same_on_every_mesh(megadict_bin, place):
@@ -78,6 +78,7 @@ def test_inference_is_the_same_on_every_mesh(megadict_bin, place):
     assert rows["omp"]["k"] == 3 and rows["omp"]["lambda"] is None
     assert rows["omp"]["fvu"] < rows["refit"]["fvu"] < rows["encoder"]["fvu"]
     assert rows["lars"]["k"] is None and rows["lars"]["l0"] == pytest.approx(rows["encoder"]["l0"], rel=0.01)
+    assert rows["lca"]["lambda"] > 0 and rows["lca"]["l0"] == pytest.approx(rows["encoder"]["l0"], rel=0.05)
     for row in want["methods"]:
         assert row["share_of_encoder_fvu"] == pytest.approx(row["fvu"] / rows["encoder"]["fvu"])
         assert row.pop("seconds_per_1000_rows") >= 0 and row.pop("search_seconds") >= 0

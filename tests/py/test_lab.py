@@ -56,7 +56,7 @@ def test_a_run_goes_on_at_its_finished_cells(megadict_bin, tmp_path):
     kept = (cells / "pursuits_seed0.json").stat().st_mtime_ns
     (cells / "pursuits_seed1.json").unlink()
     done = lab(megadict_bin, tmp_path, "pursuits", *SMALL)
-    assert "2 cells, 1 done before" in done.stdout and "pursuits_seed1 is done" in done.stdout
+    assert "4 cells, 3 done before" in done.stdout and "pursuits_seed1 is done" in done.stdout
     assert (cells / "pursuits_seed0.json").stat().st_mtime_ns == kept
     assert numbers(tmp_path, "pursuits") == before
 
