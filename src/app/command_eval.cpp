@@ -66,7 +66,7 @@ OptionSet options(EvalOptions& own) {
                         "then holds the whole decoder",
                         fmt::join(pursuit_names(), ","))},
            {"eval.inference_lambda", &own.codes.lambda, "",
-            "of fista, lars and lars_refit, for normalised rows; 0 = each one's that gives the "
+            "of fista, lars, lars_refit and lca, for normalised rows; 0 = each one's that gives the "
             "encoder's L0",
             at_least(0)},
            {"eval.inference_rows", &own.codes.rows, "rows",
@@ -126,7 +126,7 @@ void read_inference(EvalOptions& own) {
                 fmt::format("eval.inference_lambda is given, and no method of eval.inference {} "
                             "takes one",
                             in_quotes(own.inference)),
-                "fista and lars do");
+                "fista, lars, lca do");
   own.codes.batch_rows = own.batch_size;
   if (own.tokens > 0) own.codes.rows = std::min(own.codes.rows, own.tokens);
 }
