@@ -66,7 +66,8 @@ OptionSet options(EvalOptions& own) {
                         "then holds the whole decoder",
                         fmt::join(pursuit_names(), ","))},
            {"eval.inference_lambda", &own.codes.lambda, "",
-            "of fista, lars, lars_refit and lca, for normalised rows; 0 = each one's that gives the "
+            "of fista, lars, lars_refit and lca, for normalised rows; 0 = each one's that gives "
+            "the "
             "encoder's L0",
             at_least(0)},
            {"eval.inference_rows", &own.codes.rows, "rows",

@@ -66,7 +66,7 @@ def test_every_mesh_prints_the_same(megadict_bin, place):
                 assert got[name] == value, name
 
 
-METHODS = ["mp", "gp", "omp", "fista", "lca", "lars", "lars_refit", "refit"]
+METHODS = ["mp", "gp", "omp", "fista", "lca", "lca_sum", "lca_ista", "lars", "lars_refit", "refit"]
 
 
 def test_inference_is_the_same_on_every_mesh(megadict_bin, place):
@@ -82,7 +82,7 @@ def test_inference_is_the_same_on_every_mesh(megadict_bin, place):
     for row in want["methods"]:
         assert row["share_of_encoder_fvu"] == pytest.approx(row["fvu"] / rows["encoder"]["fvu"])
         assert row.pop("seconds_per_1000_rows") >= 0 and row.pop("search_seconds") >= 0
-    for ranks, mesh in ((3, (1, 3)), (4, (2, 2))):
+    for ranks, mesh in ((2, (2, 1)), (3, (1, 3)), (4, (2, 2)), (6, (2, 3))):
         more = ["--mesh.data", mesh[0], "--mesh.feature", mesh[1], "--data.batch_size", 7, "--eval.metrics", "l0"]
         got = evaluated(megadict_bin, place, ranks, *words, *more)["inference"]
         for row in got["methods"]:
@@ -107,6 +107,8 @@ def test_inference_prints_a_table(megadict_bin, place):
         (["--eval.inference", "omp,larz"], "did you mean 'lars'?"),
         (["--eval.inference", "omp,"], "there is no method ''"),
         (["--eval.inference", "omp,omp"], "'omp' is listed twice"),
+        (["--eval.inference", "lca_sun"], "did you mean 'lca_sum'?"),
+        (["--eval.inference", "lca", "--eval.inference_lambda", "inf"], "eval.inference_lambda = 'inf'"),
         (["--eval.inference", "lars", "--eval.inference_lambda", "-1"], "eval.inference_lambda = '-1'"),
         (["--eval.inference", "lars", "--eval.inference_lambda", "nan"], "eval.inference_lambda = 'nan'"),
         (["--eval.inference", "omp", "--eval.inference_lambda", "1"], "no method of eval.inference 'omp' takes one"),
